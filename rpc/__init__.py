@@ -1,0 +1,1 @@
+"""What concerns the wire and every service: errors, servers, deadlines, telemetry."""

@@ -1,0 +1,148 @@
+"""Where every call gets its request id, its metrics, its log line and its error status."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from rpc.errors import DETAILS_KEY, ResourceExhausted, VitrineError, to_status
+from rpc.telemetry import (
+    REQUEST_ID_CHARS_MAX,
+    REQUEST_ID_KEY,
+    RpcMetrics,
+    get_logger,
+    new_request_id,
+    request_id,
+)
+
+OUR_METHODS = "/vitrine."
+
+Context = grpc.aio.ServicerContext[Any, Any]
+UnaryHandler = Callable[[Any, Context], Awaitable[Any]]
+StreamHandler = Callable[[Any, Context], AsyncIterator[Any]]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Wraps every method of ours; health and reflection pass through untouched."""
+
+    def __init__(self, metrics: RpcMetrics, calls_in_flight_max: int) -> None:
+        self._metrics = metrics
+        self._calls_in_flight_max = calls_in_flight_max
+        self._in_flight = 0
+        self._log = get_logger()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(OUR_METHODS):
+            return handler
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_stream_rpc_method_handler(
+            self._stream(method, handler.unary_stream),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, answer: UnaryHandler) -> UnaryHandler:
+        async def call(request: Any, context: Context) -> Any:
+            started_s = self._enter(context)
+            error: BaseException | None = None
+            try:
+                self._admit()
+                return await answer(request, context)
+            except BaseException as exc:
+                error = exc
+            finally:
+                self._leave(method, started_s, error)
+            return await _end(context, error)
+
+        return call
+
+    def _stream(self, method: str, answer: StreamHandler) -> StreamHandler:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            started_s = self._enter(context)
+            error: BaseException | None = None
+            try:
+                self._admit()
+                async for response in answer(request, context):
+                    yield response
+            except BaseException as exc:
+                error = exc
+            finally:
+                self._leave(method, started_s, error)
+            if error is not None:
+                await _end(context, error)
+
+        return call
+
+    def _enter(self, context: Context) -> float:
+        request_id.set(_request_id_of(context))
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        return time.perf_counter()
+
+    def _admit(self) -> None:
+        if self._in_flight > self._calls_in_flight_max:
+            raise ResourceExhausted(f"{self._calls_in_flight_max} calls are being served already")
+
+    def _leave(self, method: str, started_s: float, error: BaseException | None) -> None:
+        """Count and log the call's end."""
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
+        seconds = time.perf_counter() - started_s
+        code = _code_of(error).name
+        self._metrics.calls.labels(method, code).inc()
+        self._metrics.latency_s.labels(method).observe(seconds)
+        fields: dict[str, Any] = {"method": method, "code": code, "ms": round(seconds * 1000, 2)}
+        if error is None:
+            self._log.info("call", **fields)
+        elif code == "INTERNAL":
+            self._log.error("call", **fields, exc_info=error)
+        else:
+            self._log.info("call", **fields, error=str(error))
+
+
+async def _end(context: Context, error: BaseException) -> None:
+    """End a failed call with its status; cancellation and aborts pass through."""
+    if isinstance(error, VitrineError):
+        status = to_status(error)
+        await context.abort(
+            error.code,
+            str(error),
+            trailing_metadata=((DETAILS_KEY, status.SerializeToString()),),
+        )
+    if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+        await context.abort(
+            grpc.StatusCode.INTERNAL, f"internal error; request id {request_id.get()}"
+        )
+    raise error
+
+
+def _code_of(error: BaseException | None) -> grpc.StatusCode:
+    if error is None:
+        return grpc.StatusCode.OK
+    if isinstance(error, VitrineError):
+        return error.code
+    if isinstance(error, Exception):
+        return grpc.StatusCode.INTERNAL
+    return grpc.StatusCode.CANCELLED
+
+
+def _request_id_of(context: Context) -> str:
+    """Return the caller's request id, or a new one; overlong ids are cut."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and value:
+            text = value.decode(errors="replace") if isinstance(value, bytes) else value
+            return text[:REQUEST_ID_CHARS_MAX]
+    return new_request_id()

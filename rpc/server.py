@@ -1,0 +1,177 @@
+"""A service's life: bind, announce, serve once it is ready, drain when told to stop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from typing import Any
+
+import grpc
+import orjson
+from grpc_health.v1 import health as grpc_health_v1
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rpc.files import replace_file
+from rpc.http import HttpServer, bind, http_app
+from rpc.interceptors import CallInterceptor
+from rpc.settings import ServiceSettings
+from rpc.telemetry import RpcMetrics, get_logger
+
+# Reflection resolves error details only when their file is in the descriptor pool.
+from google.rpc import error_details_pb2  # noqa: F401  # isort: skip
+
+
+def software_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return package_version("vitrine")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class PortInUse(Exception):
+    """The port asked for is taken."""
+
+
+class ServiceServer:
+    """One gRPC server with health, reflection, limits, metrics and a health page."""
+
+    def __init__(
+        self,
+        role: str,
+        settings: ServiceSettings,
+        metrics: RpcMetrics,
+        describe: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> None:
+        """Make a server that refuses health until `set_serving(True)`.
+
+        Args:
+            role: what the process is, as in "shard-2"; in logs, metrics and the announcement.
+            settings: addresses and limits.
+            metrics: where calls are counted.
+            describe: says how the service is, for the health page.
+        """
+        self.role = role
+        self.serving = False
+        self._settings = settings
+        self._metrics = metrics
+        self._log = get_logger()
+        self._stop_asked = asyncio.Event()
+        self._health = grpc_health_v1.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._service_names: list[str] = [""]
+
+        async def describe_with_health() -> dict[str, Any]:
+            return {"role": role, "serving": self.serving, **await describe()}
+
+        self._http = HttpServer(http_app(role, metrics.registry, describe_with_health))
+        self.grpc = grpc.aio.server(
+            interceptors=(CallInterceptor(metrics, settings.calls_in_flight_max),),
+            options=_server_options(settings),
+        )
+
+    async def run(self, service_names: Sequence[str], ready: Callable[[], Awaitable[None]]) -> None:
+        """Bind, announce, await `ready`, serve until SIGTERM or SIGINT, then drain.
+
+        Args:
+            service_names: full names of the services registered on `self.grpc`.
+            ready: returns once the service can answer; calls before that are the service's own
+                UNAVAILABLE.
+
+        Raises:
+            PortInUse: a port asked for is taken.
+        """
+        self._service_names += service_names
+        await self._say_serving(serving=False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        if self._settings.reflection:
+            names = (*service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self.grpc)
+        grpc_address, http_socket = self._bind()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop_asked.set)
+        serving_http = asyncio.create_task(self._http.serve(sockets=[http_socket]))
+        await self.grpc.start()
+        self._announce(grpc_address, "{}:{}".format(*http_socket.getsockname()[:2]))
+        try:
+            await self._serve_until_stopped(ready)
+        finally:
+            self._http.should_exit = True
+            await serving_http
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say on health and metrics whether this service can answer."""
+        if serving != self.serving and not (serving and self._stop_asked.is_set()):
+            await self._say_serving(serving)
+
+    async def _say_serving(self, serving: bool) -> None:
+        self.serving = serving
+        self._metrics.serving.set(int(serving))
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving else states.NOT_SERVING
+        for name in self._service_names:
+            await self._health.set(name, state)
+
+    async def _serve_until_stopped(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Wait for readiness and for a stop signal, whichever comes; then drain."""
+        becoming_ready = asyncio.ensure_future(ready())
+        stopping = asyncio.ensure_future(self._stop_asked.wait())
+        try:
+            await asyncio.wait((becoming_ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if becoming_ready.done():
+                becoming_ready.result()
+                await stopping
+        finally:
+            becoming_ready.cancel()
+            stopping.cancel()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Refuse new calls, let those in flight end."""
+        self._log.info("draining", timeout_s=self._settings.drain_timeout_s)
+        await self._say_serving(serving=False)
+        await asyncio.sleep(self._settings.drain_delay_s)
+        await self.grpc.stop(grace=self._settings.drain_timeout_s)
+        self._log.info("stopped")
+
+    def _bind(self) -> tuple[str, Any]:
+        """Bind both ports; return the gRPC address and the HTTP socket."""
+        host, port = self._settings.host, self._settings.port
+        try:
+            http_socket = bind(host, self._settings.http_port)
+        except OSError as exc:
+            raise PortInUse(f"cannot listen on {host}:{self._settings.http_port}: {exc}") from exc
+        try:
+            bound = self.grpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as exc:
+            http_socket.close()
+            raise PortInUse(f"cannot listen on {host}:{port}: is the port in use?") from exc
+        return f"{host}:{bound}", http_socket
+
+    def _announce(self, grpc_address: str, http_address: str) -> None:
+        """Log the addresses, and write them to the announce file in one step."""
+        announcement = {
+            "role": self.role,
+            "pid": os.getpid(),
+            "address": grpc_address,
+            "http_address": http_address,
+        }
+        self._log.info("listening", **{k: v for k, v in announcement.items() if k != "role"})
+        if path := self._settings.announce_file:
+            replace_file(path, orjson.dumps(announcement))
+
+
+def _server_options(settings: ServiceSettings) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        # Without this a second server on the same port starts and takes half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace_s * 1000)),
+        # Clients ping every 10 s; allow that without calls in flight.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )

@@ -1,0 +1,49 @@
+"""Settings that every service has. Each service extends them under its own environment prefix."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ServiceSettings(BaseSettings):
+    """What a server needs to listen, limit, drain and tell about itself."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: Port = Field(0, description="gRPC port; 0 takes a free one.")
+    http_port: Port = Field(0, description="Port of metrics and health page; 0 takes a free one.")
+    announce_file: Path | None = Field(
+        None, description="File to write role, pid and addresses to once they are bound."
+    )
+    message_bytes_max: int = Field(
+        16 * 1024 * 1024, ge=64 * 1024, description="Largest message sent or received, in bytes."
+    )
+    calls_in_flight_max: int = Field(
+        1024, ge=1, description="Calls served at once; further ones are RESOURCE_EXHAUSTED."
+    )
+    max_connection_age_s: Seconds = Field(
+        300.0,
+        description="Connections are closed politely after this, so that clients see new replicas.",
+    )
+    max_connection_age_grace_s: Seconds = Field(
+        30.0, description="How long calls may go on over a connection that was closed politely."
+    )
+    drain_delay_s: float = Field(
+        0.0, ge=0, description="Seconds between NOT_SERVING and refusing new calls when stopping."
+    )
+    drain_timeout_s: Seconds = Field(
+        20.0, description="Seconds that calls in flight get to end when stopping."
+    )
+    reflection: bool = Field(True, description="Whether grpcurl can list the services.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged; info has a line a call."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or coloured text for people."
+    )

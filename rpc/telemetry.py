@@ -1,0 +1,110 @@
+"""Logs and metrics: structured lines with a request id, counters by method and code."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+REQUEST_ID_KEY = "x-request-id"
+REQUEST_ID_CHARS_MAX = 1024
+LATENCY_BUCKETS_S = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return uuid4().hex
+
+
+def configure_logging(role: str, level: str, log_format: str) -> None:
+    """Send structured logs to stderr, each line with the role and the request id."""
+
+    def add_origin(
+        _logger: Any,
+        _method: str,
+        event: MutableMapping[str, Any],
+    ) -> MutableMapping[str, Any]:
+        event["role"] = role
+        if current := request_id.get():
+            event["request_id"] = current
+        return event
+
+    to_text: Any = (
+        structlog.processors.JSONRenderer(serializer=_to_json)
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            add_origin,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            to_text,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    """Return the logger that `configure_logging` set up."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+class RpcMetrics:
+    """What every server counts about its calls."""
+
+    def __init__(self, role: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        Info("vitrine_service", "What this process is.", registry=self.registry).info(
+            {"role": role, "version": version}
+        )
+        self.calls = Counter(
+            "vitrine_rpc_calls_total",
+            "Calls ended, by method and gRPC status.",
+            ["method", "code"],
+            registry=self.registry,
+        )
+        self.latency_s = Histogram(
+            "vitrine_rpc_latency_seconds",
+            "Time from a call's arrival to its end, in seconds.",
+            ["method"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "vitrine_rpc_in_flight", "Calls being served now.", registry=self.registry
+        )
+        self.serving = Gauge(
+            "vitrine_serving", "1 while health says SERVING, else 0.", registry=self.registry
+        )
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
