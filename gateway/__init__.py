@@ -1,0 +1,1 @@
+"""The public door: searches, items and administration over one cluster."""

@@ -1,11 +1,14 @@
 """Settings that every service has. Each service extends them under its own environment prefix."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rpc.terminal import CommandError
+
+S = TypeVar("S", bound=BaseSettings)
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -47,3 +50,20 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         "json", description="One JSON object a line, or coloured text for people."
     )
+
+
+def read_settings(kind: type[S]) -> S:
+    """Return settings from command-line flags, then environment variables, then defaults.
+
+    Raises:
+        CommandError: names each setting that is missing or wrong, as flag and as variable.
+    """
+    try:
+        return kind(_cli_parse_args=True)
+    except ValidationError as exc:
+        prefix = kind.model_config.get("env_prefix", "")
+        problems = (
+            f"{prefix}{'_'.join(map(str, error['loc'])).upper()}: {error['msg']}"
+            for error in exc.errors()
+        )
+        raise CommandError(f"bad settings: {'; '.join(problems)} (--help lists them)") from exc

@@ -1,0 +1,230 @@
+"""What the gateway knows of the cluster: its replicas, its encoder, the promoted generation.
+
+A background look once a second keeps it true; searches only read it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from gateway.encoder_client import EncoderClient
+from gateway.replica import Replica, probe_all
+from gateway.settings import GatewaySettings
+from gateway.shard_client import ShardClient
+from gateway.view import GenerationView, view_of
+from rpc.active import Active, read_active
+from rpc.deadlines import Deadline
+from rpc.errors import FailedPrecondition, NotFound, Unavailable, VitrineError
+from rpc.telemetry import get_logger
+
+
+class Cluster:
+    """Encoder, shards and the active generation, as last seen."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.encoder = EncoderClient(settings)
+        self.shards = tuple(
+            ShardClient(shard, settings) for shard in range(len(settings.shard_targets))
+        )
+        self.targets = settings.shard_targets
+        self.active = Active()
+        self.blocked_on: VitrineError | None = Unavailable("STARTING", "the gateway is starting")
+        self._settings = settings
+        self._view: GenerationView | None = None
+        self._startup_grace = Deadline.after(settings.startup_grace_s)
+        self.became_ready = asyncio.Event()
+        self._look_now = asyncio.Event()
+        self._log = get_logger()
+
+    def view(self, generation: int | None = None) -> GenerationView:
+        """Return the promoted generation, or another one that is loaded.
+
+        Raises:
+            VitrineError: no generation is served yet; says what that waits for.
+            NotFound: no shard holds the generation asked for.
+        """
+        if self._view is None:
+            assert self.blocked_on is not None
+            raise self.blocked_on
+        if generation is None or self._view.generation == generation:
+            return self._view
+        loaded = [shard.describe(generation) for shard in self.shards]
+        if not any(entry is not None for entry in loaded):
+            raise NotFound("generation", [generation])
+        return view_of(loaded)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether a generation is being served."""
+        return self._view is not None
+
+    def look_soon(self) -> None:
+        """Ask for a look now instead of at the next turn; a slow shard is a reason."""
+        self._look_now.set()
+
+    async def watch(self) -> None:
+        """Keep looking until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (VitrineError, OSError) as exc:
+                self._log.warning("look at the cluster failed", error=str(exc))
+            self._look_now.clear()
+            try:
+                async with asyncio.timeout(self._settings.refresh_s):
+                    await self._look_now.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> None:
+        """Resolve names, probe everything, and follow the pointer to the active generation."""
+        await self._resolve_replicas()
+        timeout_s = self._settings.probe_timeout_s
+        replicas = [replica for shard in self.shards for replica in shard.replicas]
+        active, *_ = await asyncio.gather(
+            asyncio.to_thread(read_active, self._settings.generations),
+            self.encoder.probe(timeout_s),
+            probe_all(replicas, timeout_s),
+        )
+        self.active = active
+        if active.generation:
+            await self._follow(active.generation)
+        else:
+            self.blocked_on = Unavailable("NO_GENERATION", "no generation is promoted yet")
+
+    async def _follow(self, generation: int) -> None:
+        """Serve the active generation once it can be served, and keep its view up to date."""
+        if self._view is None or self._view.generation != generation:
+            await self._load_where_missing(generation)
+        try:
+            view = self._checked_view(generation)
+            if self._view is None:
+                self._require_whole(generation)
+        except VitrineError as exc:
+            self.blocked_on = exc
+        else:
+            self.serve(view)
+
+    def serve(self, view: GenerationView) -> None:
+        """Switch searches to a generation, in one step."""
+        self.became_ready.set()
+        if self._view is None or self._view.generation != view.generation:
+            self._log.info("serving", generation=view.generation, items=view.items_total)
+        self._view = view
+        self.blocked_on = None
+
+    def _checked_view(self, generation: int) -> GenerationView:
+        """Return the view of a generation that can be served now.
+
+        Raises:
+            Unavailable: a shard that answers does not hold it yet, or none answers.
+            FailedPrecondition: it does not belong to these shards or this encoder.
+        """
+        loaded = [shard.describe(generation) for shard in self.shards]
+        if not any(entry is not None for entry in loaded):
+            raise Unavailable("NO_SHARD", f"no shard holds generation {generation}: {self._why()}")
+        for shard in self.shards:
+            behind = [r.address for r in shard.replicas if r.reachable and not r.holds(generation)]
+            if behind:
+                raise Unavailable(
+                    "SHARD_LOADING", f"shard {shard.shard} at {behind[0]} is loading {generation}"
+                )
+        view = view_of(loaded)
+        self.require_fit(view, next(entry.num_shards for entry in loaded if entry is not None))
+        return view
+
+    def require_fit(self, view: GenerationView, num_shards: int) -> None:
+        """Refuse a generation that these shards or this encoder cannot serve.
+
+        Raises:
+            FailedPrecondition: SHARD_COUNT_MISMATCH or ENCODER_MISMATCH.
+        """
+        if num_shards != len(self.shards):
+            raise FailedPrecondition(
+                "SHARD_COUNT_MISMATCH",
+                f"generation {view.generation} is cut into {num_shards} shards; "
+                f"this gateway has {len(self.shards)}",
+                expected=len(self.shards),
+                got=num_shards,
+            )
+        encoder_id = self.encoder.description.encoder_id
+        if encoder_id:
+            require_encoder(view, encoder_id)
+
+    def _require_whole(self, generation: int) -> None:
+        """Refuse to start serving without the encoder or, for a while, without all shards.
+
+        Raises:
+            Unavailable: names what is missing.
+        """
+        if not self.encoder.reachable:
+            raise Unavailable(
+                "ENCODER_DOWN", f"encoder at {self.encoder.target}: {self.encoder.detail}"
+            )
+        missing = [s.shard for s in self.shards if s.describe(generation) is None]
+        if missing and not self._startup_grace.passed:
+            raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {self._why()}")
+
+    async def _load_where_missing(self, generation: int) -> None:
+        """Make replicas load the active generation when they do not hold it yet."""
+        missing = [
+            replica
+            for shard in self.shards
+            for replica in shard.replicas
+            if replica.reachable and generation not in replica.generations
+        ]
+        loads = (replica.load(generation, self._settings.admin_timeout_s) for replica in missing)
+        for outcome in await asyncio.gather(*loads, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                self._log.warning("a shard cannot load", generation=generation, error=str(outcome))
+
+    async def _resolve_replicas(self) -> None:
+        """Bring each shard's replicas in line with the addresses that its name has now."""
+        for shard, targets in zip(self.shards, self.targets, strict=True):
+            addresses = [a for target in targets for a in await _addresses_of(target)]
+            kept = {replica.address: replica for replica in shard.replicas}
+            if addresses and set(addresses) != set(kept):
+                limit = self._settings.message_bytes_max
+                shard.replicas = tuple(
+                    kept.pop(a) if a in kept else Replica(a, limit) for a in addresses
+                )
+                for gone in kept.values():
+                    await gone.close()
+
+    def _why(self) -> str:
+        details = [r.detail for shard in self.shards for r in shard.replicas if r.detail]
+        return "; ".join(dict.fromkeys(details)) or "they are loading"
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.encoder.close()
+        for shard in self.shards:
+            await shard.close()
+
+
+def require_encoder(view: GenerationView, encoder_id: str) -> None:
+    """Refuse an encoder whose vectors mean nothing in a generation.
+
+    Raises:
+        FailedPrecondition: ENCODER_MISMATCH.
+    """
+    if not view.accepts(encoder_id):
+        raise FailedPrecondition(
+            "ENCODER_MISMATCH",
+            f"generation {view.generation} was embedded by encoder {view.encoder_id}; "
+            f"the query's encoder is {encoder_id}",
+            expected=view.encoder_id,
+            got=encoder_id,
+        )
+
+
+async def _addresses_of(target: str) -> Sequence[str]:
+    """Return the addresses behind "host:port"; the target itself when the name is unknown now."""
+    host, _, port = target.removeprefix("dns:///").rpartition(":")
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return ()
+    hosts = sorted({str(entry[4][0]) for entry in found})
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]

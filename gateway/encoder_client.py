@@ -1,0 +1,106 @@
+"""The encoder as the gateway uses it: queries share calls, answers come as arrays."""
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from gateway.coalesce import Batch, Coalescer
+from gateway.settings import GatewaySettings
+from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from rpc.client import open_channel, outgoing_metadata
+from rpc.deadlines import Deadline
+from rpc.errors import Unavailable, from_rpc_error
+from rpc.vectors import Vectors, unpack
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """A query's embedding, (dim,) float32 of unit length, and where it comes from."""
+
+    vector: Vectors
+    encoder_id: str
+    truncated: bool = False
+    compute_us: int = 0
+    cached: bool = False
+
+
+class EncoderClient:
+    """Calls the encoder service; remembers what it said of itself."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.target = settings.encoder
+        self.reachable = False
+        self.detail = "not reached yet"
+        self.description = encoder_pb2.DescribeEncoderResponse()
+        self._channel = open_channel(settings.encoder, settings.message_bytes_max)
+        self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        self._calls: Coalescer[str, Embedding] = Coalescer(
+            "encoder",
+            self._encode_batch,
+            calls_max=settings.encode_calls_max,
+            batch_max=settings.encode_texts_max,
+            waiting_max=settings.waiting_max,
+        )
+
+    async def probe(self, timeout_s: float) -> None:
+        """Ask the encoder what it is."""
+        try:
+            self.description = await self._stub.DescribeEncoder(
+                encoder_pb2.DescribeEncoderRequest(), timeout=timeout_s
+            )
+        except grpc.aio.AioRpcError as exc:
+            self.reachable = False
+            self.detail = f"{exc.code().name}: {exc.details()}"
+            return
+        self.reachable, self.detail = True, ""
+
+    def encode(self, text: str, deadline: Deadline) -> "asyncio.Future[Embedding]":
+        """Return the future embedding of a query text; cancelling it withdraws the text."""
+        return self._calls.submit(text, deadline)
+
+    async def close(self) -> None:
+        """Cancel calls and close the connection."""
+        await self._calls.close()
+        await self._channel.close(None)
+
+    async def _encode_batch(self, _: Hashable, batch: Batch[str]) -> Sequence[Embedding]:
+        """Encode several queries in one call; once more when the encoder's replica is gone.
+
+        Raises:
+            Unavailable: no encoder answers.
+            VitrineError: what else the encoder answered.
+        """
+        try:
+            response = await self._call(batch)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise from_rpc_error(exc) from exc
+            response = await self._call_again(batch)
+        rows = unpack(response.embeddings, response.dim)
+        truncated = set(response.truncated)
+        return [
+            Embedding(row, response.encoder_id, place in truncated, response.compute_us)
+            for place, row in enumerate(rows)
+        ]
+
+    async def _call_again(self, batch: Batch[str]) -> encoder_pb2.EncodeResponse:
+        try:
+            return await self._call(batch)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise from_rpc_error(exc) from exc
+            raise Unavailable(
+                "ENCODER_DOWN",
+                f"no encoder answers at {self.target}; "
+                "searches by items or by embedding still work",
+            ) from exc
+
+    async def _call(self, batch: Batch[str]) -> encoder_pb2.EncodeResponse:
+        response: encoder_pb2.EncodeResponse = await self._stub.Encode(
+            encoder_pb2.EncodeRequest(texts=batch.questions, kind=types_pb2.TEXT_KIND_QUERY),
+            timeout=batch.deadline.remaining_s(),
+            metadata=outgoing_metadata(batch.request_ids),
+        )
+        return response

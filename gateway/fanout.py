@@ -1,0 +1,182 @@
+"""One question to every shard, and what became of it on each."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+
+from gateway.cluster import Cluster
+from gateway.shard_client import ShardAnswer, ShardClient
+from gateway.view import GenerationView
+from protos.vitrine.v1 import index_pb2
+from rpc.deadlines import Deadline
+from rpc.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+    VitrineError,
+)
+
+
+class ShardState(Enum):
+    """How a shard took part; the names are those of the wire."""
+
+    OK = "OK"
+    TIMEOUT = "TIMEOUT"
+    UNAVAILABLE = "UNAVAILABLE"
+    FAILED = "FAILED"
+    SUSPENDED = "SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """What became of a question on one shard. `items` is how many it holds, zero if unknown."""
+
+    shard: int
+    state: ShardState
+    items: int
+    latency_us: int = 0
+    detail: str = ""
+    answer: ShardAnswer | None = None
+    error: VitrineError | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the catalogue an answer speaks for."""
+
+    items_known: int
+    outcomes: tuple[ShardOutcome, ...]
+
+    @property
+    def answers(self) -> Sequence[ShardAnswer]:
+        """The answers that came, in shard order."""
+        return [o.answer for o in self.outcomes if o.answer is not None]
+
+    @property
+    def items_searched(self) -> int:
+        """Items on the shards that answered."""
+        return sum(answer.items for answer in self.answers)
+
+    @property
+    def fraction(self) -> float:
+        """items_searched / items_known; 1 for an empty catalogue."""
+        return min(1.0, self.items_searched / self.items_known) if self.items_known else 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether every shard answered."""
+        return all(outcome.answer is not None for outcome in self.outcomes)
+
+
+async def ask_shards(
+    cluster: Cluster,
+    view: GenerationView,
+    encoder_id: str,
+    query: index_pb2.ShardQuery,
+    deadline: Deadline,
+) -> Coverage:
+    """Ask every shard of a generation; those that are late or gone are part of the answer.
+
+    Raises:
+        InvalidArgument, FailedPrecondition: a shard refused the question itself.
+        Unavailable: no shard answered.
+        DeadlineExceeded: no shard answered in time.
+    """
+    started_s = time.perf_counter()
+    asked = {
+        _ask(shard, view, encoder_id, query, deadline): shard
+        for shard in cluster.shards
+        if not shard.suspended
+    }
+    latencies_us: dict[int, int] = {}
+
+    def note_latency(shard: int, _: "asyncio.Future[ShardAnswer]") -> None:
+        latencies_us[shard] = int((time.perf_counter() - started_s) * 1e6)
+
+    for call, shard in asked.items():
+        call.add_done_callback(partial(note_latency, shard.shard))
+    try:
+        if asked:
+            await asyncio.wait(asked, timeout=deadline.remaining_s())
+        outcomes = {
+            shard.shard: _outcome_of(call, shard.shard, view, latencies_us)
+            for call, shard in asked.items()
+        }
+    finally:
+        for call in asked:
+            call.cancel()
+    coverage = Coverage(
+        view.items_total,
+        tuple(outcomes.get(s.shard) or _suspended(s.shard, view) for s in cluster.shards),
+    )
+    if any(o.state is ShardState.TIMEOUT for o in coverage.outcomes):
+        cluster.look_soon()
+    _require_any(coverage)
+    return coverage
+
+
+def _ask(
+    shard: ShardClient,
+    view: GenerationView,
+    encoder_id: str,
+    query: index_pb2.ShardQuery,
+    deadline: Deadline,
+) -> "asyncio.Future[ShardAnswer]":
+    """Submit the question; a refusal at the door is an outcome like any other."""
+    try:
+        return shard.search(view.generation, encoder_id, query, deadline)
+    except VitrineError as exc:
+        refused: asyncio.Future[ShardAnswer] = asyncio.get_running_loop().create_future()
+        refused.set_exception(exc)
+        return refused
+
+
+def _outcome_of(
+    call: "asyncio.Future[ShardAnswer]",
+    shard: int,
+    view: GenerationView,
+    latencies_us: dict[int, int],
+) -> ShardOutcome:
+    items = view.items_by_shard[shard]
+    if not call.done() or call.cancelled():
+        return ShardOutcome(shard, ShardState.TIMEOUT, items, detail="no answer in time")
+    error = call.exception()
+    if error is None:
+        answer = call.result()
+        return ShardOutcome(
+            shard, ShardState.OK, answer.items, latencies_us.get(shard, 0), answer=answer
+        )
+    if not isinstance(error, VitrineError):
+        raise error
+    return ShardOutcome(shard, _state_of(error), items, detail=str(error), error=error)
+
+
+def _state_of(error: VitrineError) -> ShardState:
+    if isinstance(error, DeadlineExceeded):
+        return ShardState.TIMEOUT
+    return ShardState.UNAVAILABLE if isinstance(error, Unavailable) else ShardState.FAILED
+
+
+def _suspended(shard: int, view: GenerationView) -> ShardOutcome:
+    detail = "silent when last looked at; asked again as soon as it answers"
+    return ShardOutcome(shard, ShardState.SUSPENDED, view.items_by_shard[shard], detail=detail)
+
+
+def _require_any(coverage: Coverage) -> None:
+    """Refuse to answer from no shard, or with what every shard would refuse."""
+    for outcome in coverage.outcomes:
+        if isinstance(outcome.error, InvalidArgument | FailedPrecondition):
+            raise outcome.error
+    if coverage.answers:
+        return
+    if all(outcome.state is ShardState.TIMEOUT for outcome in coverage.outcomes):
+        raise DeadlineExceeded("search")
+    only_errors = {type(outcome.error): outcome.error for outcome in coverage.outcomes}
+    if len(only_errors) == 1 and (error := next(iter(only_errors.values()))) is not None:
+        raise error
+    states = ", ".join(f"{o.shard}: {o.state.value} {o.detail}".strip() for o in coverage.outcomes)
+    raise Unavailable("NO_SHARD", f"no shard answered ({states})")

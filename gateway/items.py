@@ -1,0 +1,126 @@
+"""Items of the catalogue for results: read together, kept a while, cut to the fields asked."""
+
+import asyncio
+from collections.abc import Hashable, Sequence
+
+from cachetools import TTLCache
+
+from gateway.catalog.store import CatalogStore
+from gateway.coalesce import Batch, Coalescer
+from gateway.query import NO_FIELDS
+from gateway.settings import GatewaySettings
+from protos.vitrine.v1 import types_pb2
+from rpc.deadlines import Deadline
+from rpc.errors import InvalidArgument
+
+FIELD_NAMES = ("title", "texts", "attributes", "metadata")
+MAPS = ("texts", "attributes")
+_FIELDS_MAX = 64
+_ENTRY_OVERHEAD_BYTES = 256
+
+
+class ItemReader:
+    """Reads serialized items by id; concurrent reads share a query to the catalogue."""
+
+    def __init__(self, catalog: CatalogStore, settings: GatewaySettings) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._catalog = catalog
+        self._kept: TTLCache[str, bytes] = TTLCache(
+            settings.item_cache_bytes,
+            ttl=settings.item_cache_ttl_s,
+            getsizeof=lambda item: len(item) + _ENTRY_OVERHEAD_BYTES,
+        )
+        self._reads: Coalescer[Sequence[str], dict[str, bytes]] = Coalescer(
+            "catalogue",
+            self._read,
+            calls_max=2,
+            batch_max=64,
+            waiting_max=settings.waiting_max,
+        )
+
+    async def get(self, item_ids: Sequence[str], deadline: Deadline) -> dict[str, bytes]:
+        """Return the serialized items by id; unknown ids are absent.
+
+        Raises:
+            Unavailable: the catalogue is down.
+            TimeoutError: it did not answer by the deadline.
+        """
+        found = {item_id: kept for item_id in item_ids if (kept := self._kept.get(item_id))}
+        missing = [item_id for item_id in item_ids if item_id not in found]
+        self.hits += len(found)
+        self.misses += len(missing)
+        if missing:
+            async with asyncio.timeout(deadline.remaining_s()):
+                found |= await self._reads.submit(missing, deadline)
+        return found
+
+    def forget(self) -> None:
+        """Drop what is kept, so that the next reads see the catalogue as it is."""
+        self._kept.clear()
+
+    async def close(self) -> None:
+        """Cancel reads and close the catalogue."""
+        await self._reads.close()
+        await self._catalog.close()
+
+    async def _read(self, _: Hashable, batch: Batch[Sequence[str]]) -> Sequence[dict[str, bytes]]:
+        wanted = {item_id for item_ids in batch.questions for item_id in item_ids}
+        items = await self._catalog.get_items(list(wanted))
+        for item_id, item in items.items():
+            if len(item) + _ENTRY_OVERHEAD_BYTES <= self._kept.maxsize:
+                self._kept[item_id] = item
+        return [
+            {item_id: items[item_id] for item_id in item_ids if item_id in items}
+            for item_ids in batch.questions
+        ]
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Refuse names that no item has.
+
+    Raises:
+        InvalidArgument: an unknown field, "none" beside others, or too many.
+
+    >>> check_fields(["title", "attributes.brand"])
+    """
+    allowed = "title, texts, texts.NAME, attributes, attributes.NAME, metadata, or none alone"
+    if len(fields) > _FIELDS_MAX:
+        raise InvalidArgument("fields", f"{len(fields)} names", f"at most {_FIELDS_MAX}")
+    if tuple(fields) == NO_FIELDS:
+        return
+    for place, field in enumerate(fields):
+        head, dot, name = field.partition(".")
+        if head not in FIELD_NAMES or (dot and (head not in MAPS or not name)):
+            raise InvalidArgument(f"fields[{place}]", field, allowed)
+
+
+def fill_item(target: types_pb2.Item, serialized: bytes, fields: Sequence[str]) -> None:
+    """Set `target` to the item, with only the fields asked for; no fields means all."""
+    if not fields:
+        target.MergeFromString(serialized)
+        return
+    whole = types_pb2.Item.FromString(serialized)
+    target.item_id = whole.item_id
+    for field in fields:
+        head, _, name = field.partition(".")
+        if head == "title":
+            target.title = whole.title
+        elif head == "metadata":
+            target.metadata.MergeFrom(whole.metadata)
+        elif head == "texts":
+            _copy_texts(target, whole, name)
+        elif head == "attributes":
+            _copy_attributes(target, whole, name)
+
+
+def _copy_texts(target: types_pb2.Item, whole: types_pb2.Item, name: str) -> None:
+    for key in (name,) if name else tuple(whole.texts):
+        if key in whole.texts:
+            target.texts[key] = whole.texts[key]
+
+
+def _copy_attributes(target: types_pb2.Item, whole: types_pb2.Item, name: str) -> None:
+    for key in (name,) if name else tuple(whole.attributes):
+        if key in whole.attributes:
+            target.attributes[key].CopyFrom(whole.attributes[key])

@@ -1,0 +1,201 @@
+"""One shard of the cluster, behind as many replicas as its name has addresses."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from gateway.coalesce import Batch, Coalescer
+from gateway.hedging import HedgeBudget, RollingP95
+from gateway.merge import Hits
+from gateway.replica import Replica
+from gateway.settings import GatewaySettings
+from protos.vitrine.v1 import index_pb2, types_pb2
+from rpc.deadlines import Deadline
+from rpc.errors import Unavailable, from_rpc_error
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAnswer:
+    """What one shard found for one query."""
+
+    hits: Hits
+    items: int
+    items_matched: int
+    applied_seq: int
+    queue_us: int
+    search_us: int
+    queries_in_call: int
+    profile: index_pb2.ShardProfile | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Queries that may share a call: one generation, one encoder, one filter."""
+
+    generation: int
+    encoder_id: str
+    filter: bytes
+
+
+class ShardClient:
+    """Searches one shard: shares calls, retries on another replica, hedges slow calls."""
+
+    def __init__(self, shard: int, settings: GatewaySettings) -> None:
+        self.shard = shard
+        self.replicas: tuple[Replica, ...] = ()
+        self._hedge = settings.hedge
+        self._budget = HedgeBudget()
+        self._latency = RollingP95()
+        self._turn = itertools.count()
+        self._calls: Coalescer[index_pb2.ShardQuery, ShardAnswer] = Coalescer(
+            f"shard {shard}",
+            self._search_batch,
+            calls_max=1,
+            batch_max=settings.shard_queries_max,
+            waiting_max=settings.waiting_max,
+        )
+
+    def search(
+        self, generation: int, encoder_id: str, query: index_pb2.ShardQuery, deadline: Deadline
+    ) -> "asyncio.Future[ShardAnswer]":
+        """Return the future answer of this shard; cancelling it withdraws the query."""
+        group = _Group(generation, encoder_id, query.filter.SerializeToString(deterministic=True))
+        return self._calls.submit(query, deadline, group)
+
+    async def get_embeddings(
+        self, generation: int, item_ids: Sequence[str], timeout_s: float
+    ) -> index_pb2.GetEmbeddingsResponse:
+        """Return the stored embeddings of those items that this shard holds."""
+        return await self._on_some_replica(
+            generation, lambda replica: replica.get_embeddings(generation, item_ids, timeout_s)
+        )
+
+    async def count(
+        self, generation: int, filter_: types_pb2.Filter, timeout_s: float
+    ) -> index_pb2.CountResponse:
+        """Count the items on this shard that match a filter."""
+        return await self._on_some_replica(
+            generation, lambda replica: replica.count(generation, filter_, timeout_s)
+        )
+
+    @property
+    def suspended(self) -> bool:
+        """Tell whether every replica is silent, so that asking would only cost time."""
+        return bool(self.replicas) and all(replica.suspended for replica in self.replicas)
+
+    def describe(self, generation: int) -> index_pb2.LoadedGeneration | None:
+        """Return what the shard said of a generation, if any replica ever did."""
+        for replica in self.replicas:
+            if entry := replica.generations.get(generation):
+                return entry
+        return None
+
+    async def close(self) -> None:
+        """Cancel calls and close connections."""
+        await self._calls.close()
+        for replica in self.replicas:
+            await replica.close()
+
+    async def _search_batch(
+        self, group: Hashable, batch: Batch[index_pb2.ShardQuery]
+    ) -> Sequence[ShardAnswer]:
+        assert isinstance(group, _Group)
+        started_s = time.perf_counter()
+        response = await self._on_some_replica(
+            group.generation,
+            lambda replica: replica.search(group.generation, group.encoder_id, batch),
+            hedged=self._hedge,
+        )
+        self._latency.add(time.perf_counter() - started_s)
+        return [_answer(response, hits) for hits in response.hits]
+
+    async def _on_some_replica(
+        self,
+        generation: int,
+        call: Callable[[Replica], Awaitable[R]],
+        *,
+        hedged: bool = False,
+    ) -> R:
+        """Call one replica; when it is gone, another one, once.
+
+        Raises:
+            VitrineError: the answer of the last replica called, or Unavailable without any.
+        """
+        first, *others = self._in_order_of_choice(generation)
+        self._budget.earn()
+        try:
+            if hedged and others:
+                return await self._call_hedged(first, others[0], call)
+            return await call(first)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.UNAVAILABLE or not others:
+                raise from_rpc_error(exc) from exc
+        try:
+            return await call(others[0])
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    def _in_order_of_choice(self, generation: int) -> list[Replica]:
+        """Return the replicas worth calling: ready ones in turn, then the rest.
+
+        Raises:
+            Unavailable: the shard's name has no address.
+        """
+        if not self.replicas:
+            raise Unavailable("SHARD_DOWN", f"shard {self.shard} has no address")
+        turn = next(self._turn) % len(self.replicas)
+        in_turn = self.replicas[turn:] + self.replicas[:turn]
+        return sorted(
+            in_turn,
+            key=lambda replica: (
+                replica.suspended,
+                not replica.reachable,
+                not replica.holds(generation),
+            ),
+        )
+
+    async def _call_hedged(
+        self, first: Replica, second: Replica, call: Callable[[Replica], Awaitable[R]]
+    ) -> R:
+        """Call the first replica, and the second too when the first is slower than usual."""
+        calls: set[asyncio.Future[R]] = {asyncio.ensure_future(call(first))}
+        try:
+            done, _ = await asyncio.wait(calls, timeout=self._latency.p95_s)
+            if not done and self._budget.spend():
+                calls.add(asyncio.ensure_future(call(second)))
+            return await _first_success(calls)
+        finally:
+            for unneeded in calls:
+                unneeded.cancel()
+
+
+async def _first_success(calls: "set[asyncio.Future[R]]") -> R:
+    """Return the first result; raise the last error when all fail."""
+    pending = calls
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            if ended.exception() is None or not pending:
+                return ended.result()
+
+
+def _answer(
+    response: index_pb2.IndexServiceSearchResponse, hits: index_pb2.ShardHits
+) -> ShardAnswer:
+    return ShardAnswer(
+        hits=Hits(tuple(hits.dense.item_ids), tuple(hits.dense.scores)),
+        items=response.items,
+        items_matched=hits.items_matched,
+        applied_seq=response.applied_seq,
+        queue_us=response.queue_us,
+        search_us=response.search_us,
+        queries_in_call=len(response.hits),
+        profile=hits.profile if hits.HasField("profile") else None,
+    )
