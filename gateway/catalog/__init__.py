@@ -1,0 +1,1 @@
+"""The catalogue: items by id, kept in SQLite or PostgreSQL."""

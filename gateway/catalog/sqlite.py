@@ -1,0 +1,132 @@
+"""The catalogue in one SQLite file, read by a service's event loop."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+
+from gateway.catalog.store import (
+    CatalogSize,
+    StoreLimits,
+    catalog_down,
+    check_schema_version,
+)
+from rpc.errors import InvalidArgument
+
+T = TypeVar("T")
+
+_READ_ITEMS = """
+    SELECT item_id, item FROM items WHERE item_id IN (SELECT value FROM json_each(?))
+"""
+_PREFIX = "sqlite://"
+
+
+class SqliteCatalog:
+    """Answers from a read-only connection that lives on a thread of its own.
+
+    The file may appear, vanish and be replaced while the store is open.
+    """
+
+    kind = "sqlite"
+
+    def __init__(self, path: Path, limits: StoreLimits) -> None:
+        self._limits = limits
+        self._reader = _Reader(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog-sqlite")
+
+    async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the serialized items by id; unknown ids are absent."""
+        asked = orjson.dumps(list(item_ids)).decode()
+        return await self._ask(lambda: self._reader.get_items(asked))
+
+    async def size(self) -> CatalogSize:
+        """Return the number of items and the newest sequence number."""
+        return await self._ask(self._reader.size)
+
+    async def close(self) -> None:
+        """Close the connection; a read in progress is interrupted."""
+        self._reader.interrupt()
+        self._thread.submit(self._reader.close)
+        self._thread.shutdown(wait=False)
+
+    async def _ask(self, read: Callable[[], T]) -> T:
+        timeout_s = self._limits.query_timeout_s
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, read)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await reading
+        except TimeoutError as exc:
+            self._reader.interrupt()
+            raise catalog_down(f"no answer from SQLite within {timeout_s} s") from exc
+        except (sqlite3.Error, OSError) as exc:
+            raise catalog_down(exc) from exc
+
+
+class _Reader:
+    """The connection, used from one thread only (but for `interrupt`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] = (0, 0)
+
+    def get_items(self, asked: str) -> dict[str, bytes]:
+        return dict(self._connected().execute(_READ_ITEMS, (asked,)).fetchall())
+
+    def size(self) -> CatalogSize:
+        row = self._connected().execute("SELECT items, seq FROM catalog_state").fetchone()
+        return CatalogSize(*row)
+
+    def interrupt(self) -> None:
+        if self._connection is not None:
+            self._connection.interrupt()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> sqlite3.Connection:
+        """Return a connection to the file that bears the name now."""
+        found = self._path.stat()
+        if self._connection is None or self._file != (found.st_dev, found.st_ino):
+            self.close()
+            self._connection = self._connect()
+            self._file = (found.st_dev, found.st_ino)
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            timeout=1.0,
+            # Made and used on one thread; closed and interrupted from another.
+            check_same_thread=False,
+        )
+        try:
+            version = connection.execute("SELECT schema_version FROM catalog_state").fetchone()
+            check_schema_version(version[0])
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def path_of(url: str) -> Path:
+    """Return the file that a catalogue URL names.
+
+    Raises:
+        InvalidArgument: it names no absolute path.
+
+    >>> path_of("sqlite:///data/catalog.sqlite").as_posix()
+    '/data/catalog.sqlite'
+    """
+    path = url.removeprefix(_PREFIX)
+    if not path.startswith("/") or not path.strip("/"):
+        raise InvalidArgument("catalog", url, "sqlite:///ABSOLUTE/PATH")
+    return Path("/" + path.lstrip("/"))
