@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from gateway.admin_service import AdminService
-from gateway.catalog.store import open_catalog
+from gateway.catalog.store import StoreLimits, open_catalog
 from gateway.catalog_service import CatalogService
 from gateway.cluster import Cluster
 from gateway.embedding_cache import EmbeddingCache
@@ -26,7 +26,9 @@ SERVICES = ("vitrine.v1.SearchService", "vitrine.v1.CatalogService", "vitrine.v1
 async def serve(settings: GatewaySettings) -> None:
     """Serve until told to stop."""
     metrics = GatewayMetrics(software_version())
-    catalog = open_catalog(settings.catalog)
+    catalog = open_catalog(
+        settings.catalog, StoreLimits(query_timeout_s=settings.catalog_timeout_s)
+    )
     cluster = Cluster(settings)
     embeddings = EmbeddingCache(settings.embedding_cache_bytes)
     items = ItemReader(catalog, settings)
