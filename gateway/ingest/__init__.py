@@ -1,0 +1,1 @@
+"""Ingest: a user's files of products into the catalogue. Run as `python -m gateway.ingest`."""
