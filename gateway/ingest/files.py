@@ -159,6 +159,7 @@ def _read_csv(file: BinaryIO) -> Records:
         if values:
             yield _csv_record(line, columns, values)
         line = rows.line_num + 2
+    text.detach()  # the file is its opener's to close
 
 
 def _csv_record(line: int, columns: list[str], values: list[str]) -> Record | Rejection:
