@@ -1,0 +1,1 @@
+"""Text to embeddings over gRPC: one encoder bundle in ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Encoders made: export, quantization, and later what trains and evaluates them."""

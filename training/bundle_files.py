@@ -1,0 +1,117 @@
+"""Write an encoder bundle: a folder that appears whole or not at all."""
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from rpc.files import sync_folder
+from rpc.terminal import CommandError
+
+FORMAT_VERSION = 1
+ENCODER_FILE = "encoder.json"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+REFERENCE_FILE = "reference.json"
+_ID_CHARS = 24
+_IDENTITY_FIELDS = (
+    "dim", "item_template", "max_tokens", "normalize", "pooling", "prompts", "quantization",
+)  # fmt: skip
+
+
+def write_bundle(
+    out: Path, files: Mapping[str, bytes], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a bundle beside `out`, then move it there in one step; return its encoder.json.
+
+    Args:
+        out: the bundle's folder; a bundle already there is replaced.
+        files: content of model.onnx, tokenizer.json and reference.json.
+        description: every field of encoder.json but format_version, encoder_id and files.
+
+    Raises:
+        CommandError: `out` holds something that is not a bundle.
+    """
+    require_replaceable(out)
+    checksums = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    encoder = {
+        "format_version": FORMAT_VERSION,
+        "encoder_id": encoder_id(description, checksums),
+        **description,
+        "files": checksums,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        for name, content in files.items():
+            _write(aside / name, content)
+        _write(aside / ENCODER_FILE, orjson.dumps(encoder, option=orjson.OPT_INDENT_2))
+        sync_folder(aside)
+        _move_in(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return encoder
+
+
+def encoder_id(description: Mapping[str, Any], checksums: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the hash over everything that changes a vector.
+
+    It is the first 24 hex digits of the SHA-256 of this JSON, keys sorted, no spaces: the fields
+    dim, item_template, max_tokens, normalize, pooling, prompts and quantization of encoder.json,
+    and "model" and "tokenizer", the SHA-256 of those files.
+    """
+    identity = {field: description[field] for field in _IDENTITY_FIELDS}
+    identity["model"] = checksums[MODEL_FILE]["sha256"]
+    identity["tokenizer"] = checksums[TOKENIZER_FILE]["sha256"]
+    canonical = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(canonical).hexdigest()[:_ID_CHARS]
+
+
+def reference_json(texts: Sequence[str], vectors: NDArray[np.float32]) -> bytes:
+    """Return reference.json: texts (without prompt) and their FP32 vectors, base64 of float32."""
+    entries = [
+        {"text": text, "vector": base64.b64encode(row.astype("<f4").tobytes()).decode()}
+        for text, row in zip(texts, vectors, strict=True)
+    ]
+    return orjson.dumps({"format_version": FORMAT_VERSION, "references": entries})
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse to write over anything that is not a bundle.
+
+    Raises:
+        CommandError: it is a file, or a folder with other content.
+    """
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"{out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / ENCODER_FILE).is_file():
+        raise CommandError(f"{out} holds other files; give a new or empty folder")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_in(aside: Path, out: Path) -> None:
+    """Rename a finished folder to its name; what was there before goes away after that."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    aside.rename(out)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
