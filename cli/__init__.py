@@ -1,0 +1,1 @@
+"""The operator's `vitrine` command: talks gRPC, starts processes, imports no service."""

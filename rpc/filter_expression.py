@@ -86,11 +86,12 @@ def parse_filter(text: str) -> Filter:
     """
     _require_parsable(text)
     try:
-        tree: _Tree = _parser().parse(text)
+        tree: Any = _parser().parse(text)
     except UnexpectedInput as exc:
         raise _syntax_error(text, exc) from None
     except _NotAllowed as exc:
         raise FilterSyntaxError(text, exc.position, exc.problem) from None
+    assert isinstance(tree, _Tree)
     return tree.filter
 
 

@@ -1,0 +1,89 @@
+"""`vitrine bundle`: makes, shows and checks encoder bundles, in processes that hold the model."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+import typer
+
+from cli.stages import run_stage
+from cli.tables import key_value_table, stdout
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
+
+app = typer.Typer(no_args_is_help=True, help="Make, show and check encoder bundles.")
+
+
+@app.command(epilog="Example: vitrine bundle export --model all-MiniLM-L6-v2 --out minilm-int8")
+def export(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH_OR_ID", help="Folder of a sentence-transformers model, or its hub id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    quantize: Annotated[
+        Literal["int8", "none"], typer.Option(help="Weights in 8 bits, or as they are.")
+    ] = "int8",
+    item_template: Annotated[
+        str | None,
+        typer.Option(help='Which fields of an item become its text, as "{title}. {brand}".'),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cut texts after so many tokens; default: the model's limit.")
+    ] = None,
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Text put before each query; default: the model's own.")
+    ] = None,
+    item_prompt: Annotated[
+        str | None, typer.Option(help="Text put before each item; default: the model's own.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it although INT8 loses too much.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a model as an encoder bundle: ONNX graph, tokenizer, reference vectors."""
+    options = {
+        "--item-template": item_template,
+        "--max-tokens": max_tokens,
+        "--query-prompt": query_prompt,
+        "--item-prompt": item_prompt,
+        "--name": name,
+    }
+    arguments = ["--model", model, "--out", f"{out}", "--quantize", quantize]
+    arguments += [
+        part for key, each in options.items() if each is not None for part in (key, f"{each}")
+    ]
+    if force:
+        arguments.append("--force")
+    _run("training.export", arguments, as_json=as_json)
+
+
+@app.command(epilog="Example: vitrine bundle inspect minilm-int8")
+def inspect(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle is: model, size, prompts, what was measured."""
+    _run("encoder_service.bundle", ["inspect", f"{folder}"], as_json=as_json)
+
+
+@app.command(epilog="Example: vitrine bundle verify minilm-int8")
+def verify(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Check every file's sum, and the vectors that this machine makes against those recorded."""
+    _run("encoder_service.bundle", ["verify", f"{folder}"], as_json=as_json)
+
+
+def _run(module: str, arguments: Sequence[str], *, as_json: bool) -> None:
+    show(run_stage(module, arguments).values, as_json=as_json)
+
+
+def show(values: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result for people or for programs."""
+    if as_json:
+        sys.stdout.write(orjson.dumps(values, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        stdout().print(key_value_table(values))
