@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from cli import bundle, generation
-from cli.arguments import ManyItems, ManyLikes
+from cli.arguments import spread
 from cli.build import BuildOptions
 from cli.build import build as build_generation
 from cli.bundle import JsonOption, show
@@ -18,6 +18,7 @@ from cli.demo import DEFAULT_HOME as DEMO_HOME
 from cli.demo import DemoOptions, run_demo
 from cli.doctor import DEFAULT_PORT, examine
 from cli.home import DEFAULT_HOME, Home, HomeOption
+from cli.processes import read_state
 from cli.search import SearchOptions, print_json, print_response
 from cli.search import search as send_search
 from cli.status import describe
@@ -47,7 +48,6 @@ CatalogOption = Annotated[
 
 
 @app.command(
-    cls=ManyItems,
     epilog="Example: vitrine build --items shoes.jsonl.gz --bundle minilm-int8 --home .vitrine "
     "--promote",
 )
@@ -172,7 +172,7 @@ def up(
 def down(home: HomeOption = DEFAULT_HOME) -> None:
     """Stop what `vitrine up` started: gateway, shards, encoder."""
     where = Home.at(home)
-    ran = describe_alive(where)
+    ran = len(read_state(where).alive)
     for process in take_down(where):
         say(f"{process.name} (pid {process.pid}) did not end when asked and was killed")
     typer.echo(f"stopped {ran} processes" if ran else f"nothing was running for {where.path}")
@@ -192,7 +192,6 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
 
 
 @app.command(
-    cls=ManyLikes,
     epilog="Examples: vitrine search 'red summer dress' --filter 'price < 50 AND brand = \"Acme\"'"
     " | vitrine search --like B07XYZ --top-k 5",
 )
@@ -285,15 +284,10 @@ def version() -> None:
     typer.echo(software_version())
 
 
-def describe_alive(home: Home) -> int:
-    """Return how many processes of a home run."""
-    return sum(process.alive for process in describe(home).processes)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors end as one sentence and status 1."""
     with errors_as_sentences():
-        app(args=list(arguments) if arguments is not None else None)
+        app(args=spread(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import orjson
 
 from cli.generation import promote
 from cli.home import Home, only_one
-from cli.stages import StageFailed, StageResult, run_stage
+from cli.stages import StageFailed, StageResult, command_line, run_stage
 from cli.tables import size
 from rpc.files import sync_folder
 from rpc.terminal import CommandError
@@ -94,8 +94,8 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
         CommandError: another build runs here, a stage failed, or it was interrupted.
     """
     refusal = (
-        f"another build is running in {home.path}; wait for it to end, or build into another folder "
-        "with --home"
+        f"another build is running in {home.path}; wait for it to end, or build into another "
+        "folder with --home"
     )
     with only_one(home.path / "build.lock", refusal) as lock:
         try:
@@ -187,9 +187,7 @@ def _index_options(options: BuildOptions) -> list[str]:
         "--ef-construction": options.ef_construction,
         "--required-recall": options.required_recall,
     }
-    return [
-        part for name, value in given.items() if value is not None for part in (name, f"{value}")
-    ]
+    return command_line(given)
 
 
 def _require_files(files: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
-from cli.stages import run_stage
+from cli.stages import command_line, run_stage
 from cli.tables import key_value_table, stdout
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -57,9 +57,7 @@ def export(
         "--name": name,
     }
     arguments = ["--model", model, "--out", f"{out}", "--quantize", quantize]
-    arguments += [
-        part for key, each in options.items() if each is not None for part in (key, f"{each}")
-    ]
+    arguments += command_line(options)
     if force:
         arguments.append("--force")
     _run("training.export", arguments, as_json=as_json)

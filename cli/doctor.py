@@ -113,9 +113,8 @@ def cpu_flags() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return []
-    present = next(
-        (set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set()
-    )
+    named = (line.split() for line in lines if line.startswith(("flags", "Features")))
+    present = set(next(named, []))
     return [flag for flag in CPU_FLAGS if flag in present]
 
 
@@ -178,12 +177,8 @@ def _port(home: Home, port: int) -> Finding:
     try:
         bind("127.0.0.1", port).close()
     except OSError as exc:
-        return Finding(
-            f"port {port}",
-            exc.strerror or str(exc),
-            "warning",
-            "choose another: vitrine up --port P",
-        )
+        problem = exc.strerror or str(exc)
+        return Finding(f"port {port}", problem, "warning", "choose another with --port")
     return Finding(f"port {port}", "free")
 
 

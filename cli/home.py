@@ -61,18 +61,6 @@ class Home:
         """The default catalogue: SQLite, one file."""
         return f"sqlite:///{self.path / 'catalog.sqlite'}"
 
-    def require(self) -> None:
-        """Refuse to go on when there is no such folder.
-
-        Raises:
-            CommandError: it does not exist.
-        """
-        if not self.path.is_dir():
-            raise CommandError(
-                f"there is no folder {self.path}; name another with --home, or make one with "
-                f"`vitrine build --items FILE --bundle DIR --home {self.path} --promote`"
-            )
-
 
 HomeOption = Annotated[
     Path,

@@ -87,11 +87,7 @@ def print_json(response: search_pb2.SearchResponse) -> None:
 
 
 def grpcurl_line(options: SearchOptions, address: str) -> str:
-    """Return the shell command that sends the same request.
-
-    >>> grpcurl_line(SearchOptions(text="red shoes", top_k=3), "127.0.0.1:7700")
-    'grpcurl -plaintext -d \\'{"text":"red shoes","topK":3}\\' 127.0.0.1:7700 vitrine.v1.SearchService/Search'
-    """  # noqa: E501 - a shell command is one line
+    """Return the shell command that sends the same request."""
     body = orjson.dumps(MessageToDict(build_request(options))).decode()
     return f"grpcurl -plaintext -d {shlex.quote(body)} {address} {METHOD}"
 

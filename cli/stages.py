@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,16 @@ def run_stage(module: str, arguments: Sequence[str], inherited: Sequence[int] = 
     if child.returncode:
         raise StageFailed(_how_it_ended(module, child.returncode))
     return StageResult(_last_object(module, output), time.monotonic() - started_s)
+
+
+def command_line(options: Mapping[str, object]) -> list[str]:
+    """Return options and their values as arguments, without those that are None.
+
+    >>> command_line({"--m": 32, "--name": None})
+    ['--m', '32']
+    """
+    given = ((name, str(value)) for name, value in options.items() if value is not None)
+    return [part for pair in given for part in pair]
 
 
 def _stop_session(child: subprocess.Popen[bytes]) -> None:

@@ -64,18 +64,20 @@ def bring_up(home: Home, options: UpOptions) -> State:
     Raises:
         CommandError: says why it cannot start, in the words of the process that failed.
     """
+    manifest = promoted(home)
     with only_one(home.run / "up.lock", f"another `vitrine up` is starting {home.path} just now"):
         _require_down(home)
-        manifest = promoted(home)
         bundle = options.bundle or copied_bundle(home, manifest.encoder_id)
         _require_free_port(options.host, options.port)
         starting = _Starting(home, manifest.generation, options.ready_timeout_s)
         try:
             with _signals_interrupt():
                 return _start_in_order(starting, manifest, bundle.absolute(), options)
-        except BaseException:
+        except BaseException as exc:
             stop_all(starting.processes)
             forget_state(home)
+            if isinstance(exc, KeyboardInterrupt):
+                raise CommandError("stopped before it was ready; nothing is left running") from None
             raise
 
 
