@@ -1,0 +1,1 @@
+"""Makes generations: `python -m index_service.build`."""

@@ -1,0 +1,109 @@
+"""Which way a query is searched: along the graph, along the graph with a filter, or exactly."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Path(StrEnum):
+    """How candidates are found."""
+
+    HNSW = "hnsw"
+    HNSW_FILTERED = "hnsw_filtered"
+    EXACT_SCAN = "exact_scan"
+    EXACT_FILTERED = "exact_filtered"
+    EMPTY = "empty"
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether nothing can be missed on this path."""
+        return self not in (Path.HNSW, Path.HNSW_FILTERED)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """Where one path becomes better than another."""
+
+    exact_rows_max: int = 20_000
+    """A filter that leaves at most this many rows is searched exactly."""
+    graph_selectivity_min: float = 0.4
+    """From this share of matching rows on, the graph is searched as without a filter."""
+    ef_filtered_max: int = 2_048
+    """Cap on ef_search raised for a filter."""
+    rescored_min: int = 64
+    """Least candidates rescored with full vectors."""
+    rescored_per_hit: int = 4
+    """Candidates rescored for each hit wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a query asks of the index."""
+
+    wanted: int
+    """Candidates needed: the hits asked for, and those that will be dropped."""
+    ef_search: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The way taken."""
+
+    path: Path
+    ef_search: int = 0
+    """Zero on exact paths."""
+    candidates: int = 0
+    """How many of the graph's finds are rescored; zero on exact paths."""
+    last_try: bool = False
+    """True when the next wider search is the exact one."""
+
+
+def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) -> Plan:
+    """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
+
+    Source: the order of the rules and their thresholds are the design's, section 6.
+
+    >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, None, PlanLimits()).path
+    <Path.HNSW: 'hnsw'>
+    >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, 500, PlanLimits()).path
+    <Path.EXACT_FILTERED: 'exact_filtered'>
+    """
+    filtered = matched is not None and matched < items
+    if items == 0 or matched == 0:
+        return Plan(Path.EMPTY)
+    if demand.exact:
+        return exactly(filtered)
+    ef_search = max(demand.ef_search, demand.wanted)
+    if not filtered:
+        # With as many candidates as rows, the graph costs more than the scan.
+        return (
+            exactly(filtered)
+            if ef_search >= items
+            else _graph(Path.HNSW, ef_search, demand, limits)
+        )
+    assert matched is not None
+    if matched <= limits.exact_rows_max:
+        return exactly(filtered)
+    selectivity = matched / items
+    if selectivity < limits.graph_selectivity_min:
+        raised = min(int(ef_search / selectivity), limits.ef_filtered_max)
+        ef_search = max(ef_search, raised)
+    return _graph(Path.HNSW_FILTERED, ef_search, demand, limits)
+
+
+def wider(before: Plan, limits: PlanLimits) -> Plan:
+    """Return the next try after one that found too few: a wider one once, then the exact one."""
+    if before.last_try:
+        return exactly(before.path is Path.HNSW_FILTERED)
+    ef_search = max(before.ef_search, min(4 * before.ef_search, 2 * limits.ef_filtered_max))
+    return replace(before, ef_search=ef_search, last_try=True)
+
+
+def exactly(filtered: bool) -> Plan:
+    """Return the plan that looks at every row that may be a hit."""
+    return Plan(Path.EXACT_FILTERED if filtered else Path.EXACT_SCAN)
+
+
+def _graph(path: Path, ef_search: int, demand: Demand, limits: PlanLimits) -> Plan:
+    enough = max(limits.rescored_min, limits.rescored_per_hit * demand.wanted)
+    return Plan(path, ef_search, candidates=min(ef_search, enough))

@@ -1,0 +1,216 @@
+"""One shard's files of one generation: graph, vectors, ids, attributes. Never changes."""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from index_service.attributes import Attributes
+from index_service.filter import Filter, evaluate
+from index_service.generation.manifest import (
+    ATTRIBUTES_FILE,
+    GRAPH_FILE,
+    ITEM_IDS_FILE,
+    VECTORS_FILE,
+    Manifest,
+    shard_folder,
+)
+from index_service.halffloat import to_float32
+from index_service.scan import scan
+from index_service.scoring import Halves, Rows, Scores, score
+from rpc.errors import DataLoss
+
+
+class Matches:
+    """The rows that a filter leaves, in the forms that the two ways of searching want."""
+
+    def __init__(self, bitmap: BitMap, items: int) -> None:
+        self._bitmap = bitmap
+        self._items = items
+        self.count = len(bitmap)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._bitmap
+
+    @property
+    def rows(self) -> Rows:
+        """All matching rows, ascending."""
+        return np.frombuffer(self._bitmap.to_array(), dtype=np.uint32).astype(np.int64)
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """One bit a row, least significant first, as FAISS reads them."""
+        mask = np.zeros(self._items, dtype=bool)
+        mask[self.rows] = True
+        return np.packbits(mask, bitorder="little")
+
+
+class Segment:
+    """Mapped files of one shard; safe to search from several threads at once."""
+
+    def __init__(
+        self,
+        graph: Any,
+        halves: Halves,
+        item_ids: pa.Array,
+        attributes: Attributes,
+        filters_cached_max: int,
+    ) -> None:
+        """Put the parts together; `Segment.open` reads them from files.
+
+        Args:
+            graph: faiss.IndexHNSWSQ over the same rows.
+            halves: the vectors, float16 of shape (items, dim).
+            item_ids: strings in ascending order; a row's id.
+            attributes: the columns that filters ask.
+            filters_cached_max: how many filters' matches are remembered.
+        """
+        self.items, self.dim = halves.shape
+        self._graph = graph
+        self._halves = halves
+        self._item_ids = item_ids
+        self._attributes = attributes
+        self._matches: OrderedDict[Filter, Matches] = OrderedDict()
+        self._matches_max = filters_cached_max
+        self._matches_lock = Lock()
+
+    @classmethod
+    def open(
+        cls, folder: Path, manifest: Manifest, shard: int, filters_cached_max: int = 0
+    ) -> "Segment":
+        """Map one shard's files of a verified generation.
+
+        Raises:
+            DataLoss: a file cannot be read, or holds another number of rows than the manifest says.
+        """
+        files = folder / shard_folder(shard)
+        items, dim = manifest.shards[shard].items, manifest.encoder.dim
+        table = _read_table(files / ATTRIBUTES_FILE)
+        item_ids = _read_item_ids(files / ITEM_IDS_FILE)
+        graph = _read_graph(files / GRAPH_FILE, dim, manifest.faiss_version)
+        halves = map_halves(files / VECTORS_FILE, items, dim)
+        counts = {
+            ITEM_IDS_FILE: len(item_ids),
+            ATTRIBUTES_FILE: table.num_rows,
+            GRAPH_FILE: graph.ntotal,
+        }
+        for name, count in counts.items():
+            if count != items:
+                raise DataLoss(str(files / name), f"has {count} rows, not {items}")
+        return cls(graph, halves, item_ids, Attributes.of_table(table), filters_cached_max)
+
+    def matches(self, tree: Filter) -> Matches:
+        """Return the rows that a filter leaves; the answer to a recent filter is remembered."""
+        with self._matches_lock:
+            if found := self._matches.get(tree):
+                self._matches.move_to_end(tree)
+                return found
+        found = Matches(evaluate(tree, self._attributes), self.items)
+        with self._matches_lock:
+            self._matches[tree] = found
+            while len(self._matches) > self._matches_max:
+                self._matches.popitem(last=False)
+        return found
+
+    def search_graph(
+        self,
+        queries: NDArray[np.float32],
+        candidates: int,
+        ef_search: int,
+        matches: Matches | None = None,
+    ) -> list[Rows]:
+        """Return for each query the rows that HNSW finds, best by their codes first.
+
+        Args:
+            queries: shape (q, dim).
+            candidates: how many rows to return, fewer when fewer are found.
+            ef_search: candidates kept while searching.
+            matches: the rows that may be found; None for all.
+        """
+        parameters = faiss.SearchParametersHNSW(
+            # Always both: parameters with a selector alone would search with efSearch 16.
+            efSearch=ef_search,
+            sel=None if matches is None else faiss.IDSelectorBitmap(matches.bits),
+        )
+        _, found = self._graph.search(queries, min(candidates, self.items), params=parameters)
+        return [rows[rows >= 0] for rows in found]
+
+    def scan(
+        self,
+        queries: NDArray[np.float32],
+        k: Sequence[int],
+        matches: Matches | None,
+        stop: Callable[[], None],
+    ) -> list[Rows]:
+        """Return for each query rows that are certain to hold its k best; see `scan.scan`."""
+        return scan(self._halves, None if matches is None else matches.rows, queries, k, stop)
+
+    def score(self, query: NDArray[np.float32], rows: Rows) -> Scores:
+        """Return the final scores of rows for a query of shape (dim,)."""
+        return score(query, self._halves[rows])
+
+    def embeddings(self, rows: Rows) -> NDArray[np.float32]:
+        """Return stored vectors, shape (n, dim)."""
+        return to_float32(self._halves[rows])
+
+    def item_ids(self, rows: Rows) -> list[str]:
+        """Return the ids of rows."""
+        ids: list[str] = self._item_ids.take(pa.array(rows)).to_pylist()
+        return ids
+
+    def row_of(self, item_id: str) -> int | None:
+        """Return the row of an item; None when it is not on this shard."""
+        row = bisect_left(range(self.items), item_id, key=lambda each: self._item_ids[each].as_py())
+        if row < self.items and self._item_ids[row].as_py() == item_id:
+            return row
+        return None
+
+
+def map_halves(path: Path, items: int, dim: int) -> Halves:
+    """Map a file of raw little-endian float16 rows, shape (items, dim).
+
+    Raises:
+        DataLoss: the file has another size.
+    """
+    size = path.stat().st_size
+    if size != items * dim * 2:
+        raise DataLoss(str(path), f"has {size} bytes, not {items} x {dim} float16 numbers")
+    if not items:
+        return np.empty((0, dim), dtype=np.float16)
+    # A plain view: memmap's own type costs a Python call for every slice.
+    return np.memmap(path, dtype="<f2", mode="r", shape=(items, dim)).view(np.ndarray)
+
+
+def _read_graph(path: Path, dim: int, faiss_version: str) -> Any:
+    """Map the graph; links and codes stay file-backed."""
+    try:
+        graph = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as exc:
+        raise DataLoss(
+            str(path),
+            f"FAISS {faiss.__version__} cannot read it; it was written with {faiss_version}",
+        ) from exc
+    if not isinstance(graph, faiss.IndexHNSWSQ) or graph.d != dim:
+        raise DataLoss(str(path), f"is not an HNSW graph over vectors of dim {dim}")
+    return graph
+
+
+def _read_item_ids(path: Path) -> pa.Array:
+    column = _read_table(path).column("item_id")
+    return column.chunk(0) if column.num_chunks else pa.array([], type=pa.string())
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as exc:
+        raise DataLoss(str(path), f"is not an Arrow file: {exc}") from exc

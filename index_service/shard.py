@@ -1,0 +1,300 @@
+"""One shard: how a batch of queries becomes hits, and how generations come and go meanwhile."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from index_service.generation.manifest import PROBES_FILE
+from index_service.generation.verify import Verification, verify
+from index_service.holdings import Hold, Holding, Holdings, Loaded
+from index_service.planner import Demand, Path, Plan, PlanLimits, plan, wider
+from index_service.query import Hits, Profile, Query
+from index_service.scoring import Rows, Scores, best
+from index_service.segment import Matches, Segment
+from index_service.store import GenerationStore
+from rpc.errors import DataLoss, FailedPrecondition
+
+Stop = Callable[[], None]
+"""Called now and then during a search; raises when nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A generation as loaded, and what that took; zero when it was there already."""
+
+    loaded: Loaded
+    load_us: int = 0
+    warm_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLimits:
+    """What one shard may hold."""
+
+    generations_max: int = 4
+    filters_cached_max: int = 128
+    warm_probes_max: int = 256
+
+
+class Shard:
+    """Holds generations of one shard and searches them; every method may run on any thread."""
+
+    def __init__(
+        self,
+        number: int,
+        store: GenerationStore,
+        verification: Verification,
+        limits: ShardLimits,
+        plan_limits: PlanLimits,
+    ) -> None:
+        self.number = number
+        self._store = store
+        self._verification = verification
+        self._limits = limits
+        self._plan_limits = plan_limits
+        self._holdings = Holdings(limits.generations_max)
+
+    def search(self, hold: Hold, queries: Sequence[Query], stop: Stop) -> list[Hits]:
+        """Return each query's best hits in a generation that is held meanwhile."""
+        default_ef_search = hold.manifest.gate.ef_search
+        return search_segment(hold.segment, queries, default_ef_search, self._plan_limits, stop)
+
+    def hold(self, generation: int, encoder_id: str | None = None) -> Hold:
+        """Keep a generation from being dropped; the caller closes the hold.
+
+        Args:
+            generation: which one.
+            encoder_id: the encoder of the queries to come; None when there are none.
+
+        Raises:
+            NotFound: it was never loaded here.
+            Unavailable: it is still being loaded.
+            FailedPrecondition: GENERATION_RETIRED, or ENCODER_MISMATCH.
+        """
+        hold = self._holdings.hold(generation)
+        try:
+            if encoder_id is not None:
+                _require_encoder(hold, encoder_id)
+        except FailedPrecondition:
+            hold.close()
+            raise
+        return hold
+
+    def load(self, generation: int) -> Arrival:
+        """Bring a generation beside those already searched, or say that it is there.
+
+        Raises:
+            NotFound: there is no such generation.
+            DataLoss: a file differs from what the manifest promises.
+            FailedPrecondition: SHARD_MISMATCH or GENERATION_FORMAT.
+            ResourceExhausted: too many generations are here.
+        """
+        if loaded := self._holdings.begin(generation):
+            return Arrival(loaded)
+        try:
+            arrival = self._bring(generation)
+        except BaseException:
+            self._holdings.give_up(generation)
+            raise
+        self._holdings.finish(generation, arrival.loaded)
+        return arrival
+
+    def release(self, generation: int) -> bool:
+        """Drop a generation once the searches that hold it have ended; False when not here."""
+        return self._holdings.release(generation)
+
+    def holdings(self) -> list[Holding]:
+        """Return the generations here, coming and going, by number."""
+        return self._holdings.all()
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether some generation can be searched."""
+        return self._holdings.any_ready
+
+    def _bring(self, generation: int) -> Arrival:
+        """Do the steps of loading in the only order that never serves a damaged file."""
+        started_s = time.perf_counter()
+        # 1. The files are here, and this shard is one of the generation's.
+        folder, manifest = self._store.fetch(generation, self.number)
+        if self.number >= manifest.num_shards:
+            raise FailedPrecondition(
+                "SHARD_MISMATCH",
+                f"generation {generation} is cut into {manifest.num_shards} shards, "
+                f"0..{manifest.num_shards - 1}; this is shard {self.number}. "
+                "Build it for as many shards as there are",
+                expected=f"0..{manifest.num_shards - 1}",
+                got=self.number,
+            )
+        # 2. They are what the manifest promises; a damaged copy is fetched anew next time.
+        try:
+            verify(folder, manifest, self.number, self._verification)
+        except DataLoss as exc:
+            self._store.forget(exc.file)
+            raise
+        # 3. They are mapped, not read: memory is shared with the page cache.
+        segment = Segment.open(folder, manifest, self.number, self._limits.filters_cached_max)
+        loaded_s = time.perf_counter()
+        # 4. Probe queries walk the graph, so that the first caller finds it in memory.
+        probes = np.load(folder / PROBES_FILE)[: self._limits.warm_probes_max]
+        queries = [Query(embedding=probe, fetch_k=10) for probe in probes]
+        search_segment(segment, queries, manifest.gate.ef_search, self._plan_limits, _never)
+        warm_s = time.perf_counter()
+        return Arrival(Loaded(manifest, segment), _us(loaded_s - started_s), _us(warm_s - loaded_s))
+
+
+def search_segment(
+    segment: Segment,
+    queries: Sequence[Query],
+    default_ef_search: int,
+    limits: PlanLimits,
+    stop: Stop,
+) -> list[Hits]:
+    """Return each query's best hits, by score descending, then item_id ascending."""
+    # 1. Which rows may be hits: filters give exact counts, and with them the way to search.
+    searches = [_begin(segment, query, default_ef_search, limits) for query in queries]
+    unfinished = searches
+    while unfinished:
+        for together in _by_way(unfinished):
+            stop()
+            # 2. Candidates: queries on the same way share one pass over graph or vectors.
+            found = _find(segment, together, stop)
+            # 3. Full vectors give the final scores; best first, ties by item_id.
+            for search, rows in zip(together, found, strict=True):
+                _rank(segment, search, rows)
+        # 4. Where too few were found, once more: wider, and in the end exactly.
+        unfinished = [search for search in unfinished if search.is_short]
+        for search in unfinished:
+            search.plan = wider(search.plan, limits)
+    # 5. Rows become item ids.
+    return [_hits(segment, search) for search in searches]
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    """One query on its way."""
+
+    query: Query
+    matches: Matches | None
+    matched: int
+    excluded: Rows
+    plan: Plan
+    filter_us: int
+    rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    scores: Scores = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    rescored: int = 0
+    candidates_us: int = 0
+    rescore_us: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Candidates needed: hits, and the excluded items that may be among them."""
+        return self.query.fetch_k + len(self.excluded)
+
+    @property
+    def is_short(self) -> bool:
+        """Tell whether there are more hits than were found."""
+        return len(self.rows) < min(self.query.fetch_k, self.matched - len(self.excluded))
+
+
+def _begin(segment: Segment, query: Query, default_ef_search: int, limits: PlanLimits) -> _Search:
+    """Count what may be a hit, and choose the way."""
+    started_s = time.perf_counter()
+    matches = segment.matches(query.filter) if query.filter is not None else None
+    matched = segment.items if matches is None else matches.count
+    excluded = _excluded_rows(segment, query.exclude_item_ids, matches)
+    demand = Demand(
+        wanted=query.fetch_k + len(excluded),
+        ef_search=query.ef_search or default_ef_search,
+        exact=query.exact,
+    )
+    chosen = plan(demand, segment.items, None if matches is None else matched, limits)
+    filter_us = _us(time.perf_counter() - started_s)
+    return _Search(query, matches, matched, excluded, chosen, filter_us)
+
+
+def _excluded_rows(segment: Segment, item_ids: Iterable[str], matches: Matches | None) -> Rows:
+    """Return the rows of excluded items that could otherwise be hits, each once."""
+    rows = {row for item_id in item_ids if (row := segment.row_of(item_id)) is not None}
+    return np.array([row for row in rows if matches is None or row in matches], dtype=np.int64)
+
+
+def _by_way(searches: Iterable[_Search]) -> list[list[_Search]]:
+    """Group searches that go the same way over the same rows, in order of first appearance."""
+    groups: dict[tuple[Path, int, int], list[_Search]] = {}
+    for search in searches:
+        way = (search.plan.path, search.plan.ef_search, id(search.matches))
+        groups.setdefault(way, []).append(search)
+    return list(groups.values())
+
+
+def _find(segment: Segment, together: Sequence[_Search], stop: Stop) -> list[Rows]:
+    """Return each search's candidates, found in one pass."""
+    started_s = time.perf_counter()
+    way, matches = together[0].plan, together[0].matches
+    queries = np.stack([search.query.embedding for search in together])
+    match way.path:
+        case Path.EMPTY:
+            found = [search.rows for search in together]
+        case Path.HNSW | Path.HNSW_FILTERED:
+            most = max(search.plan.candidates for search in together)
+            allowed = matches if way.path is Path.HNSW_FILTERED else None
+            found = segment.search_graph(queries, most, way.ef_search, allowed)
+        case Path.EXACT_SCAN | Path.EXACT_FILTERED:
+            allowed = matches if way.path is Path.EXACT_FILTERED else None
+            found = segment.scan(queries, [search.wanted for search in together], allowed, stop)
+    share_us = _us(time.perf_counter() - started_s) // len(together)
+    for search in together:
+        search.candidates_us += share_us
+    return found
+
+
+def _rank(segment: Segment, search: _Search, candidates: Rows) -> None:
+    """Score candidates with full vectors and keep the best."""
+    started_s = time.perf_counter()
+    if len(search.excluded):
+        candidates = candidates[~np.isin(candidates, search.excluded)]
+    scores = segment.score(search.query.embedding, candidates)
+    order = best(scores, candidates, search.query.fetch_k)
+    search.rows, search.scores = candidates[order], scores[order]
+    search.rescored += len(candidates)
+    search.rescore_us += _us(time.perf_counter() - started_s)
+
+
+def _hits(segment: Segment, search: _Search) -> Hits:
+    return Hits(
+        item_ids=segment.item_ids(search.rows),
+        scores=search.scores,
+        items_matched=search.matched,
+        profile=Profile(
+            path=search.plan.path,
+            ef_search=search.plan.ef_search,
+            selectivity=search.matched / segment.items if segment.items else 1.0,
+            rescored=search.rescored,
+            filter_us=search.filter_us,
+            candidates_us=search.candidates_us,
+            rescore_us=search.rescore_us,
+        ),
+    )
+
+
+def _require_encoder(hold: Hold, encoder_id: str) -> None:
+    own = hold.manifest.encoder.encoder_id
+    if encoder_id != own and encoder_id not in hold.manifest.compatible_encoder_ids:
+        raise FailedPrecondition(
+            "ENCODER_MISMATCH",
+            f"generation {hold.manifest.generation} was embedded with encoder {own}; the query's "
+            f"is {encoder_id}. Vectors of two encoders cannot be compared",
+            expected=own,
+            got=encoder_id,
+        )
+
+
+def _never() -> None:
+    """Never stop."""
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * 1e6)

@@ -1,0 +1,90 @@
+"""Where generations live: a folder used in place, or an object store copied from."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import xxhash
+
+from index_service.generation.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    generation_folder,
+    parse_manifest,
+    read_manifest,
+)
+from rpc.errors import DataLoss, NotFound
+
+
+class GenerationStore:
+    """Gives local folders of generations, by number, from a folder or URL."""
+
+    def __init__(self, url: str, cache_dir: Path) -> None:
+        """Open a store.
+
+        Args:
+            url: a folder, or any URL that fsspec understands (file://, s3://, memory://).
+            cache_dir: where files of a URL are copied to; unused for folders.
+        """
+        self.url = url
+        self._filesystem: Any
+        self._filesystem, self._root = fsspec.core.url_to_fs(url)
+        self._local = "file" in _protocols(self._filesystem)
+        self._cache = Path(self._root) if self._local else cache_dir / _name_of(url)
+
+    def fetch(self, generation: int, shard: int) -> tuple[Path, Manifest]:
+        """Return a local folder with the manifest and the files that one shard needs.
+
+        Raises:
+            NotFound: no such generation.
+            DataLoss: a file that the manifest names is missing, or the manifest is damaged.
+            FailedPrecondition: the generation was written in a format that cannot be read here.
+        """
+        folder = self._cache / generation_folder(generation)
+        if self._local:
+            return folder, read_manifest(folder)
+        manifest = self._fetch_manifest(generation, folder)
+        if shard < manifest.num_shards:
+            for path, entry in manifest.files_by_path(shard).items():
+                self._copy(f"{generation_folder(generation)}/{path}", folder / path, entry.bytes)
+        return folder, manifest
+
+    def forget(self, file: str) -> None:
+        """Drop a damaged copy so that the next fetch brings it anew; originals are left alone."""
+        if not self._local and Path(file).is_relative_to(self._cache):
+            Path(file).unlink(missing_ok=True)
+
+    def _fetch_manifest(self, generation: int, folder: Path) -> Manifest:
+        remote = f"{self._root.rstrip('/')}/{generation_folder(generation)}"
+        if not self._filesystem.exists(remote):
+            raise NotFound("generation", [generation])
+        try:
+            content: bytes = self._filesystem.cat_file(f"{remote}/{MANIFEST_FILE}")
+        except FileNotFoundError as exc:
+            raise DataLoss(f"{remote}/{MANIFEST_FILE}", "the file is missing") from exc
+        manifest = parse_manifest(content, f"{remote}/{MANIFEST_FILE}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST_FILE).write_bytes(content)
+        return manifest
+
+    def _copy(self, remote: str, target: Path, size: int) -> None:
+        """Copy a file unless a copy of its size is there; a copy appears whole or not at all."""
+        if target.exists() and target.stat().st_size == size:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.part")
+        try:
+            self._filesystem.get_file(f"{self._root.rstrip('/')}/{remote}", str(aside))
+        except FileNotFoundError as exc:
+            raise DataLoss(f"{self.url}/{remote}", "the file is missing") from exc
+        aside.replace(target)
+
+
+def _name_of(url: str) -> str:
+    """Return a folder name for a URL."""
+    return xxhash.xxh3_64_hexdigest(url.encode())
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
