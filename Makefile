@@ -1,0 +1,82 @@
+# What a newcomer and a continuous integration need. `make help` lists it.
+# Everything is installed into $(VENV); point VENV at another environment to use that.
+
+VENV ?= .venv
+PORT ?= 7700
+DEMO_HOME ?= .vitrine/demo
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_EXTRAS := encoder,index,gateway,train,demo
+PACKAGES := rpc cli encoder_service index_service gateway training
+DEMO_STAMP := $(VENV)/.installed-demo
+DEV_STAMP := $(VENV)/.installed-dev
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types imports check-protos check-deploy check-docs protos clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' Makefile | while read -r name what; do \
+		printf '  %-14s %s\n' "$$name" "$$what"; done
+
+demo: $(DEMO_STAMP) ## Install, build a sample catalogue, start everything, search (PORT=7700)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/vitrine demo --home $(DEMO_HOME) --port $(PORT)
+
+test: $(DEV_STAMP) ## Run all tests (PYTEST_FLAGS="-k name")
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --doctest-modules --rootdir . -p no:cacheprovider $(PACKAGES)
+
+check: lint types imports check-protos check-deploy check-docs ## Check style, types, layers, protos, manifests, docs
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP)
+	$(BIN)/mypy
+
+imports: $(DEV_STAMP)
+	$(BIN)/lint-imports
+
+# The protos are generated again beside the tree and compared, so that a tree with changes in it,
+# or one that is no git checkout, can be checked, too.
+check-protos: $(DEV_STAMP)
+	$(BIN)/buf lint
+	@again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; \
+	cp -r protos "$$again/"; \
+	PATH="$(abspath $(BIN)):$$PATH" sh "$$again/protos/generate.sh"; \
+	diff -r --exclude=__pycache__ protos "$$again/protos" || \
+		{ echo "error: the generated code is not what the protos say; run make protos" >&2; exit 1; }
+
+check-deploy: $(DEV_STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" sh deploy/check.sh
+
+check-docs: $(DEV_STAMP)
+	@if [ -d tests/docs ]; then $(BIN)/python -m pytest tests/docs; fi
+
+protos: $(DEV_STAMP) ## Generate the Python code of the protos again
+	PATH="$(abspath $(BIN)):$$PATH" sh protos/generate.sh
+
+clean: ## Remove caches and build output; keeps $(VENV) and .vitrine
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
+		"$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		echo "making $(VENV) with $$candidate"; \
+		"$$candidate" -m venv $(VENV) && exit 0; \
+		echo "error: $$candidate cannot make a virtual environment; install its venv module" >&2; \
+		exit 1; \
+	done; \
+	echo "error: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+$(DEMO_STAMP): pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[$(DEMO_EXTRAS)]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[$(DEMO_EXTRAS),dev]'
+	@touch $(DEMO_STAMP) $@
