@@ -67,7 +67,6 @@ class Source:
     pooling: str
     dim: int
     max_tokens: int
-    vocabulary: int
     prompts: dict[str, str]
     name: str
     references: Floats
@@ -133,7 +132,6 @@ def _export_graph(options: ExportOptions, reference_texts: list[str]) -> Source:
         pooling=str(torch_encoder.pooling_of(model)),
         dim=references.shape[1],
         max_tokens=max_tokens,
-        vocabulary=len(model.tokenizer),
         prompts=prompts,
         name=options.name or found.name,
         references=references,
@@ -198,7 +196,6 @@ def _describe(options: ExportOptions, source: Source, gate: dict[str, Any]) -> d
         "name": source.name,
         "dim": source.dim,
         "max_tokens": source.max_tokens,
-        "vocabulary": source.vocabulary,
         "pooling": source.pooling,
         "normalize": True,
         "prompts": source.prompts,
