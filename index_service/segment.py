@@ -21,8 +21,6 @@ from index_service.generation.manifest import (
     GRAPH_FILE,
     ITEM_IDS_FILE,
     VECTORS_FILE,
-    Manifest,
-    shard_folder,
 )
 from index_service.halffloat import to_float32
 from index_service.scan import scan
@@ -85,18 +83,23 @@ class Segment:
 
     @classmethod
     def open(
-        cls, folder: Path, manifest: Manifest, shard: int, filters_cached_max: int = 0
+        cls, files: Path, items: int, dim: int, faiss_version: str, filters_cached_max: int = 0
     ) -> "Segment":
-        """Map one shard's files of a verified generation.
+        """Map one shard's verified files.
+
+        Args:
+            files: the shard's folder.
+            items: how many rows each file must have.
+            dim: length of a vector.
+            faiss_version: what wrote the graph, for errors.
+            filters_cached_max: how many filters' matches are remembered.
 
         Raises:
-            DataLoss: a file cannot be read, or holds another number of rows than the manifest says.
+            DataLoss: a file cannot be read, or has another number of rows.
         """
-        files = folder / shard_folder(shard)
-        items, dim = manifest.shards[shard].items, manifest.encoder.dim
         table = _read_table(files / ATTRIBUTES_FILE)
         item_ids = _read_item_ids(files / ITEM_IDS_FILE)
-        graph = _read_graph(files / GRAPH_FILE, dim, manifest.faiss_version)
+        graph = _read_graph(files / GRAPH_FILE, dim, faiss_version)
         halves = map_halves(files / VECTORS_FILE, items, dim)
         counts = {
             ITEM_IDS_FILE: len(item_ids),

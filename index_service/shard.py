@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from index_service.generation.manifest import PROBES_FILE
+from index_service.generation.manifest import PROBES_FILE, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
 from index_service.planner import Demand, Path, Plan, PlanLimits, plan, wider
@@ -135,7 +135,13 @@ class Shard:
             self._store.forget(exc.file)
             raise
         # 3. They are mapped, not read: memory is shared with the page cache.
-        segment = Segment.open(folder, manifest, self.number, self._limits.filters_cached_max)
+        segment = Segment.open(
+            folder / shard_folder(self.number),
+            manifest.shards[self.number].items,
+            manifest.encoder.dim,
+            manifest.faiss_version,
+            self._limits.filters_cached_max,
+        )
         loaded_s = time.perf_counter()
         # 4. Probe queries walk the graph, so that the first caller finds it in memory.
         probes = np.load(folder / PROBES_FILE)[: self._limits.warm_probes_max]

@@ -1,0 +1,39 @@
+"""`python -m index_service.build`: a work folder in, a published generation out."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from index_service.build.generation import BuildSettings, build_generation
+from rpc.terminal import errors_as_sentences, print_result
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder with items, vectors and probe queries.")],
+    generations: Annotated[Path, typer.Option(help="Folder that generations are published in.")],
+    shards: Annotated[int, typer.Option(min=1, max=1024, help="How many shards to cut into.")],
+    m: Annotated[int, typer.Option(min=4, max=256, help="Links a node in the HNSW graph.")] = 32,
+    ef_construction: Annotated[
+        int, typer.Option(min=8, max=4096, help="Candidates kept while building the graph.")
+    ] = 200,
+    required_recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least ann_recall@10 to be promoted with.")
+    ] = 0.99,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the graphs' random levels.")] = 1,
+) -> None:
+    """Build every shard's index files, measure their recall, publish them as a generation."""
+    settings = BuildSettings(
+        num_shards=shards,
+        m=m,
+        ef_construction=ef_construction,
+        required_recall=required_recall,
+        seed=seed,
+    )
+    with errors_as_sentences():
+        print_result(asdict(build_generation(work, generations, settings)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

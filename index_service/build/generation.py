@@ -1,0 +1,247 @@
+"""How a generation is made: aside, shard by shard, measured, and published in one step."""
+
+import errno
+import fcntl
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import faiss
+import numpy as np
+import xxhash
+
+from index_service.build.gate import EF_SEARCH_GRID, GateTask, choose, measure_shard
+from index_service.build.shard_files import ShardTask, write_shard
+from index_service.build.survey import merge, survey, survey_tasks
+from index_service.build.work_folder import WorkFolder
+from index_service.build.workers import Workers, available_cores
+from index_service.generation.manifest import (
+    BUCKET_HASH,
+    FORMAT_VERSION,
+    INDEX_KIND,
+    MANIFEST_FILE,
+    PROBES_FILE,
+    AttributeEntry,
+    GateEntry,
+    IndexParameters,
+    Manifest,
+    ShardEntry,
+    generation_folder,
+    published_generations,
+    shard_folder,
+)
+from index_service.generation.verify import entry_of
+from index_service.scoring import Rows
+from rpc.buckets import NUM_BUCKETS
+from rpc.files import replace_file, sync_folder
+from rpc.server import software_version
+from rpc.terminal import CommandError
+
+# Below this a single process is done before others have started.
+_ITEMS_FOR_PROCESSES = 4_000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """What a generation is to be like."""
+
+    num_shards: int
+    m: int = 32
+    ef_construction: int = 200
+    required_recall: float = 0.99
+    seed: int = 1
+
+    @property
+    def parameters(self) -> IndexParameters:
+        """How the graphs are built."""
+        return IndexParameters(INDEX_KIND, self.m, self.ef_construction, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a build."""
+
+    generation: int
+    items: int
+    shards: int
+    seconds: float
+    bytes: int
+    ann_recall_at_10: float
+    ef_search: int
+
+
+def build_generation(work_dir: Path, generations: Path, settings: BuildSettings) -> Built:
+    """Make and publish the next generation.
+
+    Shards that an interrupted build has finished are kept: run it again to go on.
+
+    Raises:
+        CommandError: the work folder is not complete, another build is running, no room is left.
+    """
+    started_s = time.perf_counter()
+    work = WorkFolder.open(work_dir)
+    generations.mkdir(parents=True, exist_ok=True)
+    staging = generations / f".building-{_key(work, settings)}"
+    with _alone(generations), _enough_room(staging):
+        staging.mkdir(exist_ok=True)
+        manifest = _make(work, staging, settings, published_generations(generations))
+        _publish(staging, generations, manifest)
+    return Built(
+        generation=manifest.generation,
+        items=manifest.items,
+        shards=manifest.num_shards,
+        seconds=round(time.perf_counter() - started_s, 3),
+        bytes=manifest.size_bytes,
+        ann_recall_at_10=manifest.gate.ann_recall_at_10,
+        ef_search=manifest.gate.ef_search,
+    )
+
+
+def _make(
+    work: WorkFolder, staging: Path, settings: BuildSettings, published: Sequence[int]
+) -> Manifest:
+    """Write everything but the manifest into the staging folder; return the manifest."""
+    processes = available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
+    with Workers(processes) as workers:
+        # 1. Which shard each row belongs to, and which attributes there are.
+        surveys = workers.run(
+            survey,
+            survey_tasks(work, settings.num_shards, processes),
+            "read items",
+            work.items,
+        )
+        shard_of_row, attributes = merge(surveys)
+        rows = [np.flatnonzero(shard_of_row == shard) for shard in range(settings.num_shards)]
+        # 2. Each shard's files, by as many processes as there are cores.
+        tasks = _shard_tasks(work, staging, settings, rows, attributes)
+        workers.run(write_shard, tasks, "build shards", work.items)
+        # 3. What a search over all shards finds, against exact search.
+        shutil.copyfile(work.folder / PROBES_FILE, staging / PROBES_FILE)
+        gate = _measure(workers, work, staging, rows, settings.required_recall)
+    return _manifest(work, staging, settings, rows, attributes, gate, max(published, default=0) + 1)
+
+
+def _shard_tasks(
+    work: WorkFolder,
+    staging: Path,
+    settings: BuildSettings,
+    rows: Sequence[Rows],
+    attributes: Sequence[AttributeEntry],
+) -> list[ShardTask]:
+    schema = {entry.name: entry.type for entry in attributes}
+    return [
+        ShardTask(work, staging, shard, own_rows, schema, settings.parameters)
+        for shard, own_rows in enumerate(rows)
+    ]
+
+
+def _measure(
+    workers: Workers, work: WorkFolder, staging: Path, rows: Sequence[Rows], required_recall: float
+) -> GateEntry:
+    """Measure the gate; a generation below it is published all the same, and says so."""
+    tasks = [
+        GateTask(staging, shard, len(own_rows), work.encoder.dim)
+        for shard, own_rows in enumerate(rows)
+    ]
+    searches = len(tasks) * len(work.probes()) * len(EF_SEARCH_GRID)
+    gate = choose(workers.run(measure_shard, tasks, "measure recall", searches), required_recall)
+    if not gate.passed:
+        sys.stderr.write(
+            f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
+            f"below the required {required_recall}; promoting this generation will be refused. "
+            "Build again with a larger --ef-construction or --m\n"
+        )
+    return gate
+
+
+def _manifest(
+    work: WorkFolder,
+    staging: Path,
+    settings: BuildSettings,
+    rows: Sequence[Rows],
+    attributes: tuple[AttributeEntry, ...],
+    gate: GateEntry,
+    generation: int,
+) -> Manifest:
+    shards = tuple(
+        ShardEntry(
+            shard=shard,
+            items=len(own_rows),
+            files={
+                path.name: entry_of(path)
+                for path in sorted((staging / shard_folder(shard)).iterdir())
+            },
+        )
+        for shard, own_rows in enumerate(rows)
+    )
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        generation=generation,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        software_version=software_version(),
+        seq=work.seq,
+        encoder=work.encoder,
+        compatible_query_encoders=work.compatible_query_encoders,
+        num_shards=settings.num_shards,
+        num_buckets=NUM_BUCKETS,
+        bucket_hash=BUCKET_HASH,
+        items=work.items,
+        byte_order=sys.byteorder,
+        faiss_version=faiss.__version__,
+        index=settings.parameters,
+        attributes=attributes,
+        gate=gate,
+        files={PROBES_FILE: entry_of(staging / PROBES_FILE)},
+        shards=shards,
+    )
+
+
+def _publish(staging: Path, generations: Path, manifest: Manifest) -> None:
+    """Write the manifest last, then give the folder its number, durably."""
+    replace_file(staging / MANIFEST_FILE, manifest.to_json())
+    staging.rename(generations / generation_folder(manifest.generation))
+    sync_folder(generations)
+
+
+def _key(work: WorkFolder, settings: BuildSettings) -> str:
+    """Return a name for everything that the shards' files depend on."""
+    made_with = (
+        FORMAT_VERSION,
+        settings.num_shards,
+        *astuple(settings.parameters),
+        faiss.__version__,
+    )
+    return xxhash.xxh3_64_hexdigest(f"{work.fingerprint()} {made_with}".encode())
+
+
+@contextmanager
+def _alone(generations: Path) -> Iterator[None]:
+    """Keep other builds out of a folder of generations; the lock goes when the process does."""
+    with (generations / ".build.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise CommandError(
+                f"another build is running in {generations}; wait for it to end"
+            ) from exc
+        yield
+
+
+@contextmanager
+def _enough_room(staging: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        raise CommandError(
+            f"no room left while building in {staging}: {exc.strerror}. Free some space and run "
+            "the same command again; finished shards are kept, published generations untouched"
+        ) from exc

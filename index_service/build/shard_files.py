@@ -1,0 +1,182 @@
+"""Writes one shard's files: ids, attributes, vectors, graph."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from index_service.build.columns import arrow_schema, columns
+from index_service.build.work_folder import WorkFolder
+from index_service.build.workers import Advance
+from index_service.generation.manifest import (
+    ATTRIBUTES_FILE,
+    GRAPH_FILE,
+    ITEM_IDS_FILE,
+    VECTORS_FILE,
+    AttributeKind,
+    IndexParameters,
+    shard_folder,
+)
+from index_service.halffloat import to_float32
+from index_service.scoring import Halves, Rows
+from index_service.segment import map_halves
+from rpc.files import sync_folder
+from rpc.terminal import CommandError
+
+_BLOCK_ROWS = 4096
+_WRITE_BYTES = 1024 * 1024
+_LENGTH_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardTask:
+    """One shard to write."""
+
+    work: WorkFolder
+    staging: Path
+    shard: int
+    rows: Rows
+    """The shard's rows in the work folder, ascending."""
+    schema: Mapping[str, AttributeKind]
+    parameters: IndexParameters
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished files are."""
+        return self.staging / shard_folder(self.shard)
+
+
+def write_shard(task: ShardTask, advance: Advance) -> None:
+    """Write a shard's files unless they are there; they appear all at once, durably.
+
+    Raises:
+        CommandError: a vector is not of unit length.
+        OSError: there is no room.
+    """
+    if task.folder.exists():
+        advance(len(task.rows))
+        return
+    part = task.folder.with_name(f"{task.folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    _write_items(task, part)
+    _write_vectors(task, part / VECTORS_FILE)
+    halves = map_halves(part / VECTORS_FILE, len(task.rows), task.work.encoder.dim)
+    graph = build_graph(halves, task.parameters, advance)
+    with _durable(part / GRAPH_FILE) as file:
+        # FAISS's own writer would not notice that the last bytes found no room.
+        faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
+    sync_folder(part)
+    part.rename(task.folder)
+    sync_folder(task.staging)
+
+
+def build_graph(halves: Halves, parameters: IndexParameters, advance: Advance) -> Any:
+    """Return an HNSW graph over 8-bit codes of the vectors; the same vectors give the same graph.
+
+    Args:
+        halves: shape (items, dim).
+        parameters: m, ef_construction and seed.
+        advance: told of the rows added.
+    """
+    graph = faiss.IndexHNSWSQ(
+        halves.shape[1],
+        faiss.ScalarQuantizer.QT_8bit,
+        parameters.m,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    graph.hnsw.efConstruction = parameters.ef_construction
+    graph.hnsw.rng = faiss.RandomGenerator(parameters.seed)
+    graph.train(_extremes(halves))
+    for block in _blocks(len(halves)):
+        graph.add(to_float32(halves[block]))
+        advance(block.stop - block.start)
+    return graph
+
+
+def _extremes(halves: Halves) -> NDArray[np.float32]:
+    """Return the least and the largest value of each dimension, shape (2, dim).
+
+    They are all that an 8-bit quantizer learns (FAISS's RS_minmax), so training on these two rows
+    is training on all.
+    """
+    lows = np.zeros(halves.shape[1], dtype=np.float32)
+    highs = lows.copy()
+    for number, block in enumerate(_blocks(len(halves))):
+        floats = to_float32(halves[block])
+        lows = np.minimum(lows, floats.min(axis=0)) if number else floats.min(axis=0)
+        highs = np.maximum(highs, floats.max(axis=0)) if number else floats.max(axis=0)
+    return np.stack([lows, highs])
+
+
+def _write_items(task: ShardTask, part: Path) -> None:
+    """Write ids and attribute columns."""
+    id_arrays: list[pa.Array] = [pa.array([], type=pa.string())]
+    with (
+        _durable(part / ATTRIBUTES_FILE) as file,
+        pa.ipc.new_file(file, arrow_schema(task.schema)) as attributes,
+    ):
+        for item_ids, items in _own_items(task):
+            id_arrays.append(item_ids)
+            pairs = zip(item_ids.to_pylist(), items.to_pylist(), strict=True)
+            attributes.write_batch(columns(pairs, task.schema))
+    # One array, so that a row is a place in it.
+    item_ids = pa.concat_arrays(id_arrays)
+    with _durable(part / ITEM_IDS_FILE) as file:
+        table = pa.record_batch([item_ids], names=["item_id"])
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_batch(table)
+
+
+def _own_items(task: ShardTask) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield ids and serialized items of the shard's rows, in order, some at a time."""
+    for batch in task.work.batches():
+        first, after = np.searchsorted(
+            task.rows, [batch.first_row, batch.first_row + len(batch.item_ids)]
+        )
+        if after > first:
+            places = pa.array(task.rows[first:after] - batch.first_row)
+            yield batch.item_ids.take(places), batch.items.take(places)
+
+
+def _write_vectors(task: ShardTask, path: Path) -> None:
+    """Copy the shard's rows of the work folder's vectors."""
+    halves = task.work.vectors()
+    with _durable(path) as file:
+        for block in _blocks(len(task.rows)):
+            rows = task.rows[block]
+            _require_unit(halves[rows], rows)
+            file.write(halves[rows].tobytes())
+
+
+def _require_unit(halves: Halves, rows: Rows) -> None:
+    lengths = np.linalg.norm(to_float32(halves), axis=1)
+    # Written so that NaN is off, too.
+    off = np.flatnonzero(~(np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE))
+    if off.size:
+        raise CommandError(
+            f"the vector of row {rows[off[0]]} has length {lengths[off[0]]}, not 1; "
+            "run the embed stage again"
+        )
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, rows))
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing; once closed, its content is on the disk."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
