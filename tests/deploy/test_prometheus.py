@@ -1,0 +1,94 @@
+"""An alert on a name that nobody exports never fires: names are held to the code."""
+
+import re
+
+import grpc
+import yaml
+
+from gateway.fanout import ShardState
+from gateway.metrics import GatewayMetrics
+from protos.vitrine.v1 import search_pb2
+from tests.deploy.readers import DEPLOY, default_ports
+
+PROMETHEUS = DEPLOY / "prometheus"
+SUFFIXES = {
+    "counter": ("_total",),
+    "histogram": ("_bucket", "_count", "_sum"),
+    "gauge": ("",),
+    "info": ("_info",),
+}
+
+
+def read(name):
+    return yaml.safe_load((PROMETHEUS / name).read_text())
+
+
+def expressions():
+    return [rule["expr"] for group in read("rules.yml")["groups"] for rule in group["rules"]]
+
+
+def exported_names():
+    """Return the series of a gateway, which has all that every service has."""
+    return {
+        family.name + suffix
+        for family in GatewayMetrics("test").registry.collect()
+        for suffix in SUFFIXES.get(family.type, ())
+    }
+
+
+def label_values(label):
+    found = re.findall(rf'{label}!?=~?"([^"]+)"', " ".join(expressions()))
+    return {value for pattern in found for value in pattern.split("|")}
+
+
+def test_every_metric_in_the_rules_is_exported():
+    names = set(re.findall(r"\bvitrine_\w+", " ".join(expressions())))
+    assert len(names) >= 4
+    assert names <= exported_names()
+
+
+def test_every_metric_that_a_rule_points_to_is_exported():
+    texts = (PROMETHEUS / "rules.yml").read_text()
+    families = {family.name for family in GatewayMetrics("test").registry.collect()}
+    assert set(re.findall(r"\bvitrine_\w+", texts)) <= exported_names() | families
+
+
+def test_every_status_code_in_the_rules_exists():
+    assert label_values("code") <= {code.name for code in grpc.StatusCode}
+
+
+def test_every_shard_state_in_the_rules_exists():
+    assert label_values("state") == {ShardState.OK.value}
+
+
+def test_every_method_in_the_rules_exists():
+    service = search_pb2.DESCRIPTOR.services_by_name["SearchService"]
+    methods = [f"/{service.full_name}/{method.name}" for method in service.methods]
+    patterns = label_values("method")
+    assert patterns
+    assert all(any(re.fullmatch(pattern, method) for method in methods) for pattern in patterns)
+
+
+def test_compose_scrapes_every_service_at_its_http_port(compose):
+    for job in read("prometheus.yml")["scrape_configs"]:
+        (found,) = job["dns_sd_configs"]
+        role = {"shard": "index"}.get(*[job["job_name"].removeprefix("vitrine-")] * 2)
+        assert found["port"] == default_ports(role)[1]
+        assert set(found["names"]) <= set(compose["services"])
+
+
+def test_compose_scrapes_every_shard(compose):
+    names = [
+        name
+        for job in read("prometheus.yml")["scrape_configs"]
+        for name in job["dns_sd_configs"][0]["names"]
+    ]
+    ours = ("encoder", "gateway", "shard-")
+    assert sorted(names) == sorted(name for name in compose["services"] if name.startswith(ours))
+
+
+def test_every_alert_says_what_to_do():
+    for group in read("rules.yml")["groups"]:
+        for rule in group["rules"]:
+            assert rule["annotations"]["summary"]
+            assert rule["annotations"]["action"]
