@@ -6,6 +6,9 @@ from enum import Enum
 from threading import Condition
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from index_service.generation.manifest import Manifest
 from index_service.segment import Segment
 from rpc.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -25,6 +28,8 @@ class Loaded:
 
     manifest: Manifest
     segment: Segment
+    probes: NDArray[np.float32]
+    """Probe queries of the whole generation, shape (n, dim)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +48,7 @@ class Hold:
     def __init__(self, loaded: Loaded, let_go: Callable[[], None]) -> None:
         self.manifest = loaded.manifest
         self.segment = loaded.segment
+        self.probes = loaded.probes
         self._let_go: Callable[[], None] | None = let_go
 
     def close(self) -> None:

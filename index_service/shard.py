@@ -144,11 +144,14 @@ class Shard:
         )
         loaded_s = time.perf_counter()
         # 4. Probe queries walk the graph, so that the first caller finds it in memory.
-        probes = np.load(folder / PROBES_FILE)[: self._limits.warm_probes_max]
-        queries = [Query(embedding=probe, fetch_k=10) for probe in probes]
+        probes = np.load(folder / PROBES_FILE, allow_pickle=False)
+        warming = probes[: self._limits.warm_probes_max]
+        queries = [Query(embedding=probe, fetch_k=10) for probe in warming]
         search_segment(segment, queries, manifest.gate.ef_search, self._plan_limits, _never)
         warm_s = time.perf_counter()
-        return Arrival(Loaded(manifest, segment), _us(loaded_s - started_s), _us(warm_s - loaded_s))
+        return Arrival(
+            Loaded(manifest, segment, probes), _us(loaded_s - started_s), _us(warm_s - loaded_s)
+        )
 
 
 def search_segment(

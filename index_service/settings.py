@@ -1,0 +1,69 @@
+"""What an operator can set on an index service. Environment prefix: VITRINE_INDEX_."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from index_service.planner import PlanLimits
+from rpc.settings import Port, Seconds, ServiceSettings
+
+_PLAN = PlanLimits()
+
+
+class IndexSettings(ServiceSettings):
+    """Which shard this is, where generations come from, and the limits of a search."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRINE_INDEX_", cli_kebab_case=True)
+
+    port: Port = Field(7702, description="gRPC port; 0 takes a free one.")
+    http_port: Port = Field(
+        8702, description="Port of metrics and health page; 0 takes a free one."
+    )
+    shard: int = Field(0, ge=0, le=1023, description="Which shard this process serves, 0-based.")
+    generations: str = Field(
+        description="Folder or URL of the generations, where active.json is; a folder is used in "
+        "place, files of a URL are copied to the cache folder."
+    )
+    cache_dir: Path = Field(
+        Path(".vitrine/cache"), description="Where files of a generations URL are copied to."
+    )
+    verify: Literal["full", "size"] = Field(
+        "full",
+        description="Check before serving: full compares SHA-256, size compares sizes alone.",
+    )
+    generations_max: int = Field(
+        4, ge=1, description="Generations held at once; loading a further one is refused."
+    )
+
+    search_threads: int = Field(
+        1, ge=1, le=256, description="Searches at once; each runs on one core."
+    )
+    queue_max: int = Field(
+        256, ge=1, description="Calls that may wait for a search thread; more are refused at once."
+    )
+    search_timeout_s: Seconds = Field(
+        60.0, description="Longest time for a call; a caller's sooner deadline counts instead."
+    )
+    filters_cached_max: int = Field(
+        128, ge=0, description="Filters whose matching rows are remembered, a generation."
+    )
+    warm_probes_max: int = Field(
+        256, ge=0, description="Probe queries searched before a generation is served."
+    )
+
+    exact_rows_max: int = Field(
+        _PLAN.exact_rows_max,
+        ge=0,
+        description="A filter that leaves at most this many rows is searched exactly.",
+    )
+    graph_selectivity_min: float = Field(
+        _PLAN.graph_selectivity_min,
+        gt=0,
+        le=1,
+        description="Share of matching rows from which on ef_search is not raised for a filter.",
+    )
+    ef_filtered_max: int = Field(
+        _PLAN.ef_filtered_max, ge=16, description="Cap on ef_search raised for a filter."
+    )
