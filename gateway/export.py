@@ -76,16 +76,24 @@ def _write(snapshot: Snapshot, folder: Path, description: dict[str, Any]) -> Non
     """Write the rows aside and put them in place, then say so in export.json."""
     (folder / EXPORT_FILE).unlink(missing_ok=True)
     aside = folder / f".{ITEMS_FILE}.writing"
-    with progress_bar("exporting items", description["items"]) as advance, aside.open("wb") as file:
+    try:
+        _write_rows(snapshot, aside)
+        aside.replace(folder / ITEMS_FILE)
+    finally:
+        aside.unlink(missing_ok=True)  # a full disk is not left fuller
+    sync_folder(folder)
+    replace_file(folder / EXPORT_FILE, orjson.dumps(description))
+
+
+def _write_rows(snapshot: Snapshot, path: Path) -> None:
+    num_items = snapshot.size.items
+    with progress_bar("exporting items", num_items) as advance, path.open("wb") as file:
         with pa.ipc.new_file(file, SCHEMA) as writer:
             for batch in _batches(snapshot.iter_items_sorted()):
                 writer.write_batch(batch)
                 advance(batch.num_rows)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(folder / ITEMS_FILE)
-    sync_folder(folder)
-    replace_file(folder / EXPORT_FILE, orjson.dumps(description))
 
 
 def _batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[pa.RecordBatch]:

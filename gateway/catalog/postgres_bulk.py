@@ -13,7 +13,7 @@ from gateway.catalog.item import AttributeKind
 from gateway.catalog.store import (
     SCHEMA_VERSION,
     CatalogSize,
-    catalog_down,
+    catalog_failed,
     check_kinds,
     check_schema_version,
     content_hash,
@@ -239,4 +239,4 @@ def _as_catalog_error() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as exc:
-        raise catalog_down((str(exc).strip() or type(exc).__name__).splitlines()[0]) from exc
+        raise catalog_failed((str(exc).strip() or type(exc).__name__).splitlines()[0]) from exc

@@ -13,7 +13,7 @@ from gateway.catalog.item import AttributeKind
 from gateway.catalog.store import (
     SCHEMA_VERSION,
     CatalogSize,
-    catalog_down,
+    catalog_failed,
     check_kinds,
     check_schema_version,
     content_hash,
@@ -116,7 +116,8 @@ class SqliteBulkCatalog:
             try:
                 yield
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite has ended it itself on a full disk
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 
@@ -220,7 +221,7 @@ def _as_catalog_error() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        raise catalog_down(exc) from exc
+        raise catalog_failed(exc) from exc
 
 
 def _json(item_ids: list[str]) -> str:

@@ -189,6 +189,13 @@ def catalog_down(detail: object) -> Unavailable:
     return Unavailable("CATALOG_DOWN", f"the catalogue does not answer: {detail}")
 
 
+def catalog_failed(detail: object) -> Unavailable:
+    """Return the error of a database that gave up in the middle of a whole read or write."""
+    return Unavailable(
+        "CATALOG_DOWN", f"the catalogue failed: {detail}; once that is put right, run this again"
+    )
+
+
 def _scheme_of(url: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":

@@ -1,5 +1,6 @@
 """The Arrow file that the later build stages read."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_an_interruption_never_leaves_a_description_of_other_rows(
     with pytest.raises(KeyboardInterrupt):
         export(url, tmp_path)
     assert not (tmp_path / "export.json").exists()
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_half_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fill(url, "a")
+
+    def no_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        export(url, tmp_path / "build")
+    assert list((tmp_path / "build").iterdir()) == []
 
 
 def test_an_empty_catalogue_is_an_error(url: str, tmp_path: Path):

@@ -163,3 +163,17 @@ def test_a_bulk_catalogue_that_is_not_there_says_so():
         open_bulk_catalog("postgresql://vitrine@127.0.0.1:1/none")
     assert refused.value.reason == "CATALOG_DOWN"
     assert "\n" not in str(refused.value)
+
+
+def test_a_full_disk_is_told_and_leaves_the_catalogue_as_it_was(tmp_path: Path):
+    url = f"sqlite://{tmp_path}/catalog.sqlite"
+    fill(url)
+    many = [(f"i{n}", to_bytes(CatalogItem(f"i{n}", "Linen dress" * 50))) for n in range(2_000)]
+    with closing(open_bulk_catalog(url)) as bulk:
+        (num_pages,) = bulk._connection.execute("PRAGMA page_count").fetchone()
+        bulk._connection.execute(f"PRAGMA max_page_count = {num_pages + 20}")
+        with pytest.raises(Unavailable, match=r"failed: database or disk is full; once that"):
+            bulk.upsert_many(many, {})
+        assert bulk.size() == CatalogSize(items=1, seq=1)
+    with closing(open_bulk_catalog(url)) as bulk:
+        assert bulk.upsert_many(many, {}) == 2_000
