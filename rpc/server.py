@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any
 
-import grpc
 import orjson
 from grpc_health.v1 import health as grpc_health_v1
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from rpc.eager_accept import eager_server
 from rpc.files import replace_file
 from rpc.http import HttpServer, bind, http_app
 from rpc.interceptors import CallInterceptor
@@ -67,7 +67,7 @@ class ServiceServer:
             return {"role": role, "serving": self.serving, **await describe()}
 
         self._http = HttpServer(http_app(role, metrics.registry, describe_with_health))
-        self.grpc = grpc.aio.server(
+        self.grpc = eager_server(
             interceptors=(CallInterceptor(metrics, settings.calls_in_flight_max),),
             options=_server_options(settings),
         )
