@@ -187,8 +187,9 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 def _scales(largest: Floats, limit: int) -> Floats:
-    """Return steps that put the largest value at the limit; all-zero parts get step 1."""
-    return np.where(largest > 0, largest / limit, 1.0).astype(np.float32)
+    """Return steps that put the largest value at the limit; parts of nothing get step 1."""
+    steps = (largest / limit).astype(np.float32)
+    return np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1.0))
 
 
 def _mean_cosine(model: Any, texts: Sequence[Ids], expected: Floats, advance: Progress) -> float:

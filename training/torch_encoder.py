@@ -110,7 +110,7 @@ def trace(model: SentenceTransformer, *, fuse_attention: bool) -> Any:
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         program = torch.onnx.export(
-            _WholePath(model),
+            _WholePath(model).eval(),
             (ids, mask),
             input_names=["input_ids", "attention_mask"],
             # The exporter names values after modules: "embedding" would be defined twice.
