@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from rpc.errors import DETAILS_KEY, ResourceExhausted, VitrineError, to_status
+from rpc.errors import DETAILS_KEY, ResourceExhausted, Unimplemented, VitrineError, to_status
 from rpc.telemetry import (
     REQUEST_ID_CHARS_MAX,
     REQUEST_ID_KEY,
@@ -61,6 +61,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             try:
                 self._admit()
                 return await answer(request, context)
+            except NotImplementedError:
+                # What generated code raises for methods that a service leaves out.
+                error = Unimplemented(method)
             except BaseException as exc:
                 error = exc
             finally:
@@ -77,6 +80,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 self._admit()
                 async for response in answer(request, context):
                     yield response
+            except NotImplementedError:
+                # What generated code raises for methods that a service leaves out.
+                error = Unimplemented(method)
             except BaseException as exc:
                 error = exc
             finally:
