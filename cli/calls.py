@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.home import Home
 from cli.processes import read_state
 from rpc.errors import DETAILS_KEY, from_rpc_error
+from rpc.health_probe import why_not_serving
 from rpc.terminal import CommandError
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -61,13 +61,7 @@ def call(
 
 def is_serving(address: str, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
     """Tell whether a server's health says SERVING."""
-    try:
-        with connect(address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
-    except grpc.RpcError:
-        return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return not why_not_serving(address, service="", timeout_s=timeout_s)
 
 
 def address_or_default(address: str | None, home: Home) -> str:
