@@ -22,7 +22,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 CALLS_TAKEN_AT_ONCE = 32
 
 _NAMES_NEEDED = ("AioServer", "_MethodResolver", "_handle_rpc", "_schedule_rpc_coro")
-_METHODS_NEEDED = ("_request_call", "_request_registered_call", "_make_request_call_future")
+_METHODS_NEEDED = ("_request_registered_call", "_make_request_call_future")
 
 
 def can_accept_eagerly() -> bool:
@@ -67,26 +67,24 @@ def _eager_core() -> Any:
             self._registered.update(handlers)
             super().add_registered_method_handlers(handlers)
 
-        def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[None]":
-            """Take calls from now on; the future fails when the server shuts down."""
-            shut_down: asyncio.Future[None] = self._running_loop.create_future()
+        def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[Any]":
+            """Take calls of a method from now on; the future fails when the server shuts down.
+
+            Calls of unknown methods (None) are refused one at a time, as the stock server does.
+            """
+            if method is None:
+                return super()._make_request_call_future(None)  # type: ignore[no-any-return]
+            shut_down: asyncio.Future[Any] = self._running_loop.create_future()
             for _ in range(CALLS_TAKEN_AT_ONCE):
                 self._keep(self._take_calls(method, shut_down))
             return shut_down
 
-        async def _take_calls(
-            self, method: bytes | None, shut_down: "asyncio.Future[None]"
-        ) -> None:
+        async def _take_calls(self, method: bytes, shut_down: "asyncio.Future[Any]") -> None:
             resolver = cygrpc._MethodResolver(self._generic, self._registered)  # noqa: SLF001
             try:
                 while True:
-                    call = await (
-                        self._request_call()
-                        if method is None
-                        else self._request_registered_call(method)
-                    )
-                    name = (call.method() if method is None else method).decode()
-                    self._handle(name, call, resolver)
+                    call = await self._request_registered_call(method)
+                    self._handle(method.decode(), call, resolver)
             except Exception as exc:
                 if not shut_down.done():
                     shut_down.set_exception(exc)
