@@ -1,0 +1,48 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from encoder_service.bundle import REQUIRED_FILES, load_bundle
+from encoder_service.encoder import Encoder, load_encoder
+from training.bundle_files import write_bundle
+
+
+@pytest.fixture(scope="session")
+def encoder(minilm_bundle: Path) -> Encoder:
+    """The shipped configuration, loaded once."""
+    return load_encoder(load_bundle(minilm_bundle))
+
+
+@pytest.fixture
+def bundle_copy(minilm_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return Path(shutil.copytree(minilm_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def reseal(bundle_copy: Path) -> Callable[[], None]:
+    """Records the copy's files as they are now, as if the bundle had been exported so."""
+
+    def seal() -> None:
+        document = json.loads((bundle_copy / "encoder.json").read_text())
+        given = document.keys() - {"format_version", "encoder_id", "files"}
+        files = {name: (bundle_copy / name).read_bytes() for name in REQUIRED_FILES}
+        write_bundle(bundle_copy, files, {key: document[key] for key in given})
+
+    return seal
+
+
+@pytest.fixture
+def noisy_bundle(bundle_copy: Path, reseal: Callable[[], None]) -> Path:
+    """A sound bundle whose recorded vectors belong to other texts."""
+    path = bundle_copy / "reference.json"
+    document = json.loads(path.read_text())
+    vectors = [entry["vector"] for entry in document["references"]]
+    for entry, vector in zip(document["references"], [*vectors[1:], vectors[0]], strict=True):
+        entry["vector"] = vector
+    path.write_text(json.dumps(document))
+    reseal()
+    return bundle_copy

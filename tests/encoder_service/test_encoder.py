@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from encoder_service.pool import EncoderPool, Lane
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+shared = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Unobserved:
+    def ended(self, lane, encoded):
+        pass
+
+
+def cosine_of_rows(left, right):
+    return (left * right).sum(axis=1) / (
+        np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    )
+
+
+@shared
+@given(st.lists(texts, min_size=2, max_size=8), st.sampled_from(list(Lane)))
+async def test_a_text_has_the_same_vector_alone_and_in_any_batch(encoder, batch, lane):
+    pool = EncoderPool(encoder, 384, workers=2, queue_texts_max=64, observer=Unobserved())
+    try:
+        together = (await pool.encode(batch, lane)).vectors
+        backwards = (await pool.encode(batch[::-1], lane)).vectors[::-1]
+        alone = np.stack([encoder.encode([text])[0] for text in batch])
+    finally:
+        pool.close()
+    assert cosine_of_rows(together, alone).min() >= 0.9999
+    assert cosine_of_rows(backwards, alone).min() >= 0.9999
+
+
+@shared
+@given(texts)
+def test_every_script_gives_a_unit_vector(encoder, text):
+    (vector,) = encoder.encode([text])
+    assert np.isfinite(vector).all()
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["\0", "\0" * 50, "", "\u200b", "🎁", "ﷺ" * 100, "a\0b"])
+def test_texts_of_no_tokens_and_odd_characters_encode(encoder, text):
+    (vector,) = encoder.encode([text])
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_long_text_is_cut_and_says_so(encoder):
+    long, short = encoder.tokenize(["boots " * 20_000, "boots"])
+    assert long.truncated
+    assert long.ids.shape == (1, 256)
+    assert not short.truncated
+    exact = encoder.tokenize(["boots " * 254])[0]
+    assert (exact.truncated, exact.ids.size) == (False, 256)
+
+
+def test_reference_vectors_are_met_here(encoder):
+    check = encoder.check_references()
+    assert check.texts >= 32
+    assert check.mean >= 0.99
+    assert check.least > 0.9
+
+
+def test_queries_mean_what_they_say(encoder):
+    query, near, far = encoder.encode(
+        ["waterproof boots for rain", "Rain Boots, Rubber, Navy", "Stainless Steel Kettle 1.7 L"]
+    )
+    assert query @ near > query @ far + 0.2

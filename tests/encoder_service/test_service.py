@@ -1,0 +1,243 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+
+from encoder_service.encoder import Encoder
+from encoder_service.metrics import EncoderMetrics
+from encoder_service.pool import EncoderPool, Lane
+from encoder_service.service import EncoderService
+from encoder_service.settings import EncoderSettings
+from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from rpc.client import open_channel
+from rpc.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+    from_rpc_error,
+)
+from rpc.interceptors import CallInterceptor
+from rpc.telemetry import RpcMetrics
+from rpc.vectors import unpack
+
+QUERY, ITEM = types_pb2.TEXT_KIND_QUERY, types_pb2.TEXT_KIND_ITEM
+
+
+class Served:
+    """A real server over TCP with the real encoder."""
+
+    def __init__(self, encoder: Encoder, settings: EncoderSettings) -> None:
+        self.rpc_metrics = RpcMetrics("encoder", "test")
+        self.metrics = EncoderMetrics(self.rpc_metrics)
+        self.encoder = encoder
+        self.settings = settings
+        self.service = EncoderService(settings)
+
+    async def __aenter__(self):
+        self.server = grpc.aio.server(interceptors=(CallInterceptor(self.rpc_metrics, 64),))
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self.service, self.server)
+        port = self.server.add_insecure_port("127.0.0.1:0")
+        await self.server.start()
+        self.channel = open_channel(f"127.0.0.1:{port}", 16 * 1024 * 1024)
+        self.stub = encoder_pb2_grpc.EncoderServiceStub(self.channel)
+        self.pool = EncoderPool(
+            self.encoder,
+            384,
+            workers=1,
+            queue_texts_max=self.settings.queue_texts_max,
+            observer=self.metrics,
+        )
+        return self
+
+    async def __aexit__(self, *_):
+        await self.channel.close()
+        await self.server.stop(grace=None)
+        await asyncio.to_thread(self.pool.close)
+
+    def open(self):
+        self.service.open(self.encoder, self.pool, reference_cosine=0.99)
+
+    async def encode(self, texts, kind=QUERY, timeout_s=30.0, **fields):
+        request = encoder_pb2.EncodeRequest(texts=texts, kind=kind, **fields)
+        try:
+            return await self.stub.Encode(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    def metric(self, name, lane="query"):
+        return self.rpc_metrics.registry.get_sample_value(name, {"lane": lane})
+
+
+@pytest.fixture
+async def served(encoder, minilm_bundle):
+    settings = EncoderSettings(bundle=minilm_bundle, batch_texts_max=16, queue_texts_max=16)
+    async with Served(encoder, settings) as served:
+        served.open()
+        yield served
+
+
+async def test_encode_gives_unit_vectors_in_order(served, encoder):
+    texts = ["red dress", "Größe 42", "赤いドレス", "a\0b"]
+    answer = await served.encode(texts, encoder_id=encoder.bundle.encoder_id)
+    vectors = unpack(answer.embeddings, answer.dim)
+    np.testing.assert_array_equal(vectors, encoder.encode(texts))
+    assert answer.encoder_id == encoder.bundle.encoder_id
+    assert answer.tokens == sum(tokens.ids.size for tokens in encoder.tokenize(texts))
+    assert answer.compute_us > 0
+    assert served.metric("vitrine_encoder_texts_total") == 4
+
+
+async def test_describe_says_what_the_bundle_is(served, encoder):
+    answer = await served.stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest())
+    assert answer.encoder_id == encoder.bundle.encoder_id
+    assert (answer.dim, answer.max_tokens, answer.batch_texts_max) == (384, 256, 16)
+    assert (answer.item_template, answer.quantization) == ("{title}", "int8")
+    assert answer.reference_cosine == 0.99
+    assert not answer.can_rerank
+
+
+@pytest.mark.parametrize(
+    ("texts", "field"),
+    [
+        ([], "texts is '0 texts'; allowed 1..16 texts"),
+        (["a"] * 17, "texts is '17 texts'; allowed 1..16 texts"),
+        (["boots", ""], r"texts\[1\] is ''; allowed a text that is not blank"),
+        ([" \n\t"], r"texts\[0\]"),
+        (["é" * 50_001], r"texts\[0\] is '100002 bytes long'; allowed at most 100000 bytes"),
+    ],
+)
+async def test_texts_out_of_bounds_are_refused_by_field(served, texts, field):
+    with pytest.raises(InvalidArgument, match=field):
+        await served.encode(texts)
+
+
+async def test_kind_is_required(served):
+    with pytest.raises(InvalidArgument, match="kind is 0; allowed TEXT_KIND_QUERY"):
+        await served.encode(["boots"], kind=types_pb2.TEXT_KIND_UNSPECIFIED)
+
+
+async def test_100_kb_of_text_are_cut_or_refused_as_asked(served):
+    long = ("boots " * 20_000)[:100_000]
+    answer = await served.encode(["boots", long])
+    assert list(answer.truncated) == [1]
+    assert served.metric("vitrine_encoder_truncated_total") == 1
+    with pytest.raises(InvalidArgument, match=r"texts\[1\]"):
+        await served.encode(["boots", long], refuse_truncation=True)
+
+
+async def test_another_encoder_is_refused_with_both_ids(served, encoder):
+    with pytest.raises(FailedPrecondition) as refused:
+        await served.encode(["boots"], encoder_id="0" * 24)
+    assert refused.value.reason == "ENCODER_MISMATCH"
+    assert (refused.value.expected, refused.value.got) == ("0" * 24, encoder.bundle.encoder_id)
+
+
+async def test_full_queue_is_refused_at_once_with_a_time_to_retry(served):
+    bulk = asyncio.create_task(served.encode(["boots " * 300] * 16, kind=ITEM))
+    while not served.pool.waiting(Lane.ITEM):
+        await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted) as refused:
+        await served.encode(["boots"] * 16, kind=ITEM)
+    assert refused.value.retry_after_s > 0
+    assert len((await served.encode(["boots"])).embeddings) == 384 * 4
+    assert not bulk.done()
+    await bulk
+
+
+async def test_deadline_is_kept_and_the_rest_is_dropped(served):
+    started_s = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await served.encode(["boots " * 300] * 16, kind=ITEM, timeout_s=0.05)
+    assert time.monotonic() - started_s < 5
+    # What is left over is at most the text in work; a query is served right after.
+    await served.encode(["boots"])
+
+
+async def test_rerank_says_that_it_is_not_served(served):
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await served.stub.Rerank(encoder_pb2.RerankRequest(query="a", texts=["b"]))
+    assert isinstance(from_rpc_error(refused.value), Unimplemented)
+
+
+async def test_before_it_is_warm_nothing_is_answered(encoder, minilm_bundle):
+    async with Served(encoder, EncoderSettings(bundle=minilm_bundle)) as cold:
+        with pytest.raises(Unavailable) as refused:
+            await cold.encode(["boots"])
+        assert refused.value.reason == "WARMING"
+
+
+def start(bundle, tmp_path, **environment):
+    command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle), "--port", "0"]
+    command += ["--http-port", "0", "--announce-file", str(tmp_path / "encoder.json")]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def logged(process, event):
+    """Read log lines up to an event; fail when the process ends before."""
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if f'"event":"{event}"' in line:
+            return json.loads(line)
+    raise AssertionError(f"no {event} in the log: {''.join(seen)}")
+
+
+def test_process_serves_shows_metrics_and_stops_when_told(tmp_path, minilm_bundle):
+    process = start(minilm_bundle, tmp_path)
+    try:
+        assert logged(process, "serving")["reference_cosine"] >= 0.99
+        announced = json.loads((tmp_path / "encoder.json").read_text())
+        with grpc.insecure_channel(announced["address"]) as channel:
+            stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+            answer = stub.Encode(encoder_pb2.EncodeRequest(texts=["boots"], kind=QUERY), timeout=20)
+        assert len(answer.embeddings) == 384 * 4
+        page = f"http://{announced['http_address']}/metrics"
+        metrics = urllib.request.urlopen(page, timeout=20).read().decode()
+        assert "vitrine_encoder_reference_cosine 0.99" in metrics
+        assert 'vitrine_encoder_texts_total{lane="query"} 1.0' in metrics
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+
+
+def test_process_refuses_noise_unless_overridden(tmp_path, noisy_bundle):
+    refused = start(noisy_bundle, tmp_path)
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: ")
+    assert "mean cosine of" in errors
+    assert "Traceback" not in errors
+    overridden = start(noisy_bundle, tmp_path, VITRINE_ENCODER_SERVE_BELOW_REFERENCE_COSINE="true")
+    try:
+        assert "mean cosine" in logged(overridden, "reference_check_overridden")["reason"]
+        logged(overridden, "serving")
+        announced = json.loads((tmp_path / "encoder.json").read_text())
+        page = f"http://{announced['http_address']}/metrics"
+        metrics = urllib.request.urlopen(page, timeout=20).read().decode()
+        assert "vitrine_encoder_reference_check_overridden 1.0" in metrics
+    finally:
+        overridden.kill()
+        overridden.communicate()
+
+
+def test_damaged_bundle_ends_the_process_with_a_sentence(tmp_path, bundle_copy):
+    (bundle_copy / "tokenizer.json").unlink()
+    process = start(bundle_copy, tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].endswith("tokenizer.json: is missing; export the bundle again")
