@@ -81,7 +81,11 @@ class BuildReport:
             {
                 "stage": each.stage,
                 "seconds": f"{each.seconds:.1f}",
-                "result": ", ".join(_said(name, value) for name, value in each.result.items()),
+                "result": ", ".join(
+                    _said(name, value)
+                    for name, value in each.result.items()
+                    if value and value is not True
+                ),
             }
             for each in self.stages
         ]

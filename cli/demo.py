@@ -73,7 +73,7 @@ def _make_bundle(home: Home) -> Path:
 
 def _make_items(home: Home) -> Path:
     folder = home.path / "sample" / "catalog"
-    items = folder / "items.jsonl"
+    items = folder / "items.jsonl.gz"
     if items.exists():
         say(f"reusing the sample catalogue in {folder}")
         return items

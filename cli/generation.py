@@ -1,6 +1,7 @@
 """`vitrine generation`: what was built, what is served, and the moves between."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from cli.offline import promote as promote_offline
 from cli.offline import rollback as rollback_offline
 from cli.processes import read_state
 from cli.stages import run_stage
-from cli.tables import rows_table, stdout
+from cli.tables import rows_table, size, stdout
 from protos.vitrine.v1 import admin_pb2, admin_pb2_grpc
 
 # Every shard loads and verifies the generation before the switch.
@@ -74,6 +75,9 @@ def rollback(home: Home, reason: str = "") -> Switch:
 app = typer.Typer(no_args_is_help=True, help="List, check, promote and roll back generations.")
 
 GenerationArgument = Annotated[int, typer.Argument(metavar="N", min=1, help="The generation.")]
+GenerationOrPromoted = Annotated[
+    int, typer.Argument(metavar="[N]", min=0, help="The generation; default: the promoted one.")
+]
 
 
 @app.command("list", epilog="Example: vitrine generation list --home .vitrine")
@@ -83,12 +87,14 @@ def list_generations(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = Fals
     if as_json:
         show(values, as_json=True)
     else:
-        stdout().print(rows_table(values["generations"], title=f"promoted: {values['active']}"))
+        stdout().print(rows_table([_row(each, values) for each in values["generations"]]))
 
 
 @app.command(epilog="Example: vitrine generation inspect 1 --home .vitrine")
 def inspect(
-    generation: GenerationArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False
+    generation: GenerationOrPromoted = 0,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a generation's manifest: encoder, shards, parameters, recall gate."""
     show(_ask_files(home, "inspect", str(generation)), as_json=as_json)
@@ -96,7 +102,9 @@ def inspect(
 
 @app.command(epilog="Example: vitrine generation verify 1 --home .vitrine")
 def verify(
-    generation: GenerationArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False
+    generation: GenerationOrPromoted = 0,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every file of a generation against its manifest."""
     show(_ask_files(home, "verify", str(generation)), as_json=as_json)
@@ -122,6 +130,26 @@ def rollback_command(
 ) -> None:
     """Go back to the generation that was promoted before."""
     sys.stdout.write(f"{rollback(Home.at(home), reason).sentence()}\n")
+
+
+def _row(generation: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what people see of one generation in a list."""
+    number = generation["generation"]
+    marks = {listed["active"]: "promoted", listed["previous"]: "previous"}
+    row = {"generation": number, "state": marks.get(number, "")}
+    if "error" in generation:
+        return {**row, "damage": generation["error"]}
+    recall, required = generation["ann_recall_at_10"], generation["required_ann_recall_at_10"]
+    return {
+        **row,
+        "created": generation["created_at"][:19],
+        "items": f"{generation['items']:,}",
+        "shards": generation["shards"],
+        "size": size(generation["bytes"]),
+        "encoder": f"{generation['encoder']} {generation['encoder_id']}",
+        "ann_recall@10": f"{recall:.4f} (required {required:g})",
+        "ef_search": generation["ef_search"],
+    }
 
 
 def _ask_files(home: Path, *arguments: str) -> dict[str, Any]:

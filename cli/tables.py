@@ -11,7 +11,7 @@ from cli.status import HomeStatus, ProcessStatus
 from protos.vitrine.v1 import search_pb2, types_pb2
 
 WIDTH_MIN = 100
-TITLE_CHARS_MAX = 60
+TITLE_CHARS_MAX = 80
 ATTRIBUTES_SHOWN = 4
 # Shown first where an item has them; others follow in the order of their names.
 ATTRIBUTES_FIRST = ("brand", "category", "color", "price", "rating")
