@@ -1,0 +1,201 @@
+"""Filters: any tree agrees with asking each item; bad ones are refused by name."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index_service.attributes import Attributes
+from index_service.build.columns import columns
+from index_service.filter import (
+    AllOf,
+    AnyOf,
+    Bound,
+    Equals,
+    Exists,
+    FilterLimits,
+    NoneOf,
+    OneOf,
+    Range,
+    Time,
+    check,
+    evaluate,
+)
+from index_service.generation.manifest import AttributeKind
+from rpc.errors import InvalidArgument
+from tests.index_service.catalogue import random_attributes, serialized
+
+SCHEMA = {
+    "brand": AttributeKind.KEYWORD,
+    "colors": AttributeKind.KEYWORD_LIST,
+    "price": AttributeKind.NUMBER,
+    "sale": AttributeKind.BOOL,
+    "added": AttributeKind.TIME,
+    "unused": AttributeKind.KEYWORD,
+}
+ITEMS = random_attributes(np.random.default_rng(0), 300)
+VALUES = {
+    "brand": st.sampled_from(["Acme", "Böhm", "čapek", "日本", "", "acme", "zzz"]),
+    "colors": st.sampled_from(["red", "pink", "blue", "Red"]),
+    "price": st.sampled_from([-1.5, -0.0, 0.0, 9.99, 10.0, 25.0, 1e300]),
+    "sale": st.booleans(),
+    "added": st.builds(Time, st.integers(-4, 4).map(lambda day: day * 1_000_001)),
+    "unused": st.just("x"),
+}
+
+
+def table_of(items):
+    import pyarrow as pa
+
+    pairs = ((str(row), serialized(str(row), item)) for row, item in enumerate(items))
+    return pa.Table.from_batches([columns(pairs, SCHEMA)])
+
+
+def matches(tree, item):
+    """What a filter means, asked of one item."""
+    match tree:
+        case AllOf(filters):
+            return all(matches(each, item) for each in filters)
+        case AnyOf(filters):
+            return any(matches(each, item) for each in filters)
+        case NoneOf(filters):
+            return not any(matches(each, item) for each in filters)
+        case Exists(attribute, present):
+            return (attribute in item) == present
+        case Equals(attribute, value):
+            return value_in(item, attribute, [value])
+        case OneOf(attribute, values):
+            return value_in(item, attribute, values)
+        case Range(attribute, lower, upper):
+            return attribute in item and within(plain(item[attribute]), lower, upper)
+
+
+def value_in(item, attribute, values):
+    if attribute not in item:
+        return False
+    own = item[attribute] if isinstance(item[attribute], list) else [plain(item[attribute])]
+    return any(plain(value) in own for value in values)
+
+
+def plain(value):
+    match value:
+        case Time(micros) | ("time", micros):
+            return micros
+    return value
+
+
+def within(value, lower, upper):
+    above = lower is None or plain(lower.value) < value
+    above = above or (lower.inclusive and plain(lower.value) == value)
+    below = upper is None or value < plain(upper.value)
+    below = below or (upper.inclusive and plain(upper.value) == value)
+    return above and below
+
+
+def leaves():
+    names = st.sampled_from(sorted(SCHEMA))
+    ordered = st.sampled_from(["price", "added"])
+    bound = {
+        name: st.none() | st.builds(Bound, VALUES[name], st.booleans())
+        for name in ("price", "added")
+    }
+    return st.one_of(
+        names.flatmap(lambda name: st.builds(Equals, st.just(name), VALUES[name])),
+        names.flatmap(
+            lambda name: st.builds(
+                OneOf, st.just(name), st.lists(VALUES[name], min_size=1, max_size=4).map(tuple)
+            )
+        ),
+        st.builds(Exists, names, st.booleans()),
+        ordered.flatmap(lambda name: st.builds(Range, st.just(name), bound[name], bound[name])),
+    ).filter(lambda leaf: not isinstance(leaf, Range) or bool(leaf.lower or leaf.upper))
+
+
+def trees():
+    def branches(children):
+        several = st.lists(children, min_size=1, max_size=4).map(tuple)
+        return st.one_of(*(st.builds(kind, several) for kind in (AllOf, AnyOf, NoneOf)))
+
+    return st.recursive(leaves(), branches, max_leaves=12)
+
+
+@pytest.fixture(scope="module")
+def attributes():
+    return Attributes.of_table(table_of(ITEMS))
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree=trees())
+def test_any_filter_tree_agrees_with_asking_each_item(attributes, tree):
+    check(tree, SCHEMA, FilterLimits(depth_max=100), "filter")
+    expected = [row for row, item in enumerate(ITEMS) if matches(tree, item)]
+    assert list(evaluate(tree, attributes)) == expected
+
+
+def test_a_filter_over_no_items_matches_nothing():
+    empty = Attributes.of_table(table_of([]))
+    for tree in (Equals("brand", "Acme"), Exists("sale", False), Equals("colors", "red")):
+        assert len(evaluate(tree, empty)) == 0
+
+
+def test_a_million_distinct_values_are_found_by_binary_search():
+    items = [{"brand": f"b{row}"} for row in range(20_000)]
+    many = Attributes.of_table(table_of(items))
+    assert list(evaluate(Equals("brand", "b12345"), many)) == [12345]
+    assert len(evaluate(OneOf("brand", tuple(f"b{n}" for n in range(10_000))), many)) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("tree", "field", "text"),
+    [
+        (Equals("brnd", "Acme"), "f.equals.attribute", "'brnd'; allowed an attribute known: added"),
+        (Equals("brand", 5.0), "f.equals.value", "a keyword"),
+        (Equals("sale", 1.0), "f.equals.value", "a bool"),
+        (Equals("price", True), "f.equals.value", "a number"),
+        (Equals("price", math.nan), "f.equals.value", "a finite number"),
+        (OneOf("colors", ("red", 5.0)), "f.one_of.values[1]", "a keyword"),
+        (OneOf("colors", ()), "f.one_of.values", "one value or more"),
+        (Range("brand", Bound("a", True), None), "f.range.attribute", "this is a keyword"),
+        (Range("sale", Bound(True, True), None), "f.range.attribute", "this is a bool"),
+        (Range("price", None, None), "f.range", "a lower or an upper bound"),
+        (Range("price", Bound(math.inf, True), None), "f.range.lower", "a finite number"),
+        (Range("added", None, Bound(3.0, True)), "f.range.upper", "a time"),
+        (Exists("nothing", True), "f.exists.attribute", "an attribute known"),
+        (AllOf(()), "f.all_of.filters", "one filter or more"),
+        (
+            AllOf((AnyOf((Exists("sale", True), NoneOf((Equals("x", "y"),)))),)),
+            "f.all_of.filters[0].any_of.filters[1].none_of.filters[0].equals.attribute",
+            "'x'",
+        ),
+    ],
+)
+def test_a_bad_filter_is_refused_by_the_name_of_its_place(tree, field, text):
+    with pytest.raises(InvalidArgument) as refused:
+        check(tree, SCHEMA, FilterLimits(), "f")
+    assert refused.value.field == field
+    assert text in str(refused.value)
+
+
+def test_a_filter_too_deep_is_refused():
+    tree = Exists("sale", True)
+    for _ in range(7):
+        tree = AllOf((tree,))
+    check(tree, SCHEMA, FilterLimits(), "f")
+    with pytest.raises(InvalidArgument, match="8 levels at most"):
+        check(AllOf((tree,)), SCHEMA, FilterLimits(), "f")
+
+
+def test_a_filter_with_too_many_nodes_is_refused():
+    tree = AnyOf(tuple(Exists("sale", True) for _ in range(1023)))
+    check(tree, SCHEMA, FilterLimits(), "f")
+    with pytest.raises(InvalidArgument, match="1024 nodes at most"):
+        check(NoneOf((tree,)), SCHEMA, FilterLimits(), "f")
+
+
+def test_a_filter_with_too_many_values_is_refused():
+    half = OneOf("price", tuple(float(n) for n in range(5_000)))
+    check(AnyOf((half, half)), SCHEMA, FilterLimits(), "f")
+    with pytest.raises(InvalidArgument, match="10000 values at most"):
+        check(AnyOf((half, half, Equals("price", 1.0))), SCHEMA, FilterLimits(), "f")
