@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
-class Path(StrEnum):
+class SearchPath(StrEnum):
     """How candidates are found."""
 
     HNSW = "hnsw"
@@ -16,7 +16,7 @@ class Path(StrEnum):
     @property
     def exact(self) -> bool:
         """Tell whether nothing can be missed on this path."""
-        return self not in (Path.HNSW, Path.HNSW_FILTERED)
+        return self not in (SearchPath.HNSW, SearchPath.HNSW_FILTERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Demand:
 class Plan:
     """The way taken."""
 
-    path: Path
+    path: SearchPath
     ef_search: int = 0
     """Zero on exact paths."""
     candidates: int = 0
@@ -64,13 +64,13 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
     Source: the order of the rules and their thresholds are the design's, section 6.
 
     >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, None, PlanLimits()).path
-    <Path.HNSW: 'hnsw'>
+    <SearchPath.HNSW: 'hnsw'>
     >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, 500, PlanLimits()).path
-    <Path.EXACT_FILTERED: 'exact_filtered'>
+    <SearchPath.EXACT_FILTERED: 'exact_filtered'>
     """
     filtered = matched is not None and matched < items
     if items == 0 or matched == 0:
-        return Plan(Path.EMPTY)
+        return Plan(SearchPath.EMPTY)
     if demand.exact:
         return exactly(filtered)
     ef_search = max(demand.ef_search, demand.wanted)
@@ -79,7 +79,7 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
         return (
             exactly(filtered)
             if ef_search >= items
-            else _graph(Path.HNSW, ef_search, demand, limits)
+            else _graph(SearchPath.HNSW, ef_search, demand, limits)
         )
     assert matched is not None
     if matched <= limits.exact_rows_max:
@@ -88,22 +88,22 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
     if selectivity < limits.graph_selectivity_min:
         raised = min(int(ef_search / selectivity), limits.ef_filtered_max)
         ef_search = max(ef_search, raised)
-    return _graph(Path.HNSW_FILTERED, ef_search, demand, limits)
+    return _graph(SearchPath.HNSW_FILTERED, ef_search, demand, limits)
 
 
 def wider(before: Plan, limits: PlanLimits) -> Plan:
     """Return the next try after one that found too few: a wider one once, then the exact one."""
     if before.last_try:
-        return exactly(before.path is Path.HNSW_FILTERED)
+        return exactly(before.path is SearchPath.HNSW_FILTERED)
     ef_search = max(before.ef_search, min(4 * before.ef_search, 2 * limits.ef_filtered_max))
     return replace(before, ef_search=ef_search, last_try=True)
 
 
 def exactly(filtered: bool) -> Plan:
     """Return the plan that looks at every row that may be a hit."""
-    return Plan(Path.EXACT_FILTERED if filtered else Path.EXACT_SCAN)
+    return Plan(SearchPath.EXACT_FILTERED if filtered else SearchPath.EXACT_SCAN)
 
 
-def _graph(path: Path, ef_search: int, demand: Demand, limits: PlanLimits) -> Plan:
+def _graph(path: SearchPath, ef_search: int, demand: Demand, limits: PlanLimits) -> Plan:
     enough = max(limits.rescored_min, limits.rescored_per_hit * demand.wanted)
     return Plan(path, ef_search, candidates=min(ef_search, enough))

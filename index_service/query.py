@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_service.filter import Filter
-from index_service.planner import Path
+from index_service.planner import SearchPath
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Query:
 class Profile:
     """How a query's hits were found. Times of shared steps are divided among the queries."""
 
-    path: Path
+    path: SearchPath
     ef_search: int
     selectivity: float
     rescored: int

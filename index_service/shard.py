@@ -9,7 +9,7 @@ import numpy as np
 from index_service.generation.manifest import PROBES_FILE, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
-from index_service.planner import Demand, Path, Plan, PlanLimits, plan, wider
+from index_service.planner import Demand, Plan, PlanLimits, SearchPath, plan, wider
 from index_service.query import Hits, Profile, Query
 from index_service.scoring import Rows, Scores, best
 from index_service.segment import Matches, Segment
@@ -232,7 +232,7 @@ def _excluded_rows(segment: Segment, item_ids: Iterable[str], matches: Matches |
 
 def _by_way(searches: Iterable[_Search]) -> list[list[_Search]]:
     """Group searches that go the same way over the same rows, in order of first appearance."""
-    groups: dict[tuple[Path, int, int], list[_Search]] = {}
+    groups: dict[tuple[SearchPath, int, int], list[_Search]] = {}
     for search in searches:
         way = (search.plan.path, search.plan.ef_search, id(search.matches))
         groups.setdefault(way, []).append(search)
@@ -245,14 +245,14 @@ def _find(segment: Segment, together: Sequence[_Search], stop: Stop) -> list[Row
     way, matches = together[0].plan, together[0].matches
     queries = np.stack([search.query.embedding for search in together])
     match way.path:
-        case Path.EMPTY:
+        case SearchPath.EMPTY:
             found = [search.rows for search in together]
-        case Path.HNSW | Path.HNSW_FILTERED:
+        case SearchPath.HNSW | SearchPath.HNSW_FILTERED:
             most = max(search.plan.candidates for search in together)
-            allowed = matches if way.path is Path.HNSW_FILTERED else None
+            allowed = matches if way.path is SearchPath.HNSW_FILTERED else None
             found = segment.search_graph(queries, most, way.ef_search, allowed)
-        case Path.EXACT_SCAN | Path.EXACT_FILTERED:
-            allowed = matches if way.path is Path.EXACT_FILTERED else None
+        case SearchPath.EXACT_SCAN | SearchPath.EXACT_FILTERED:
+            allowed = matches if way.path is SearchPath.EXACT_FILTERED else None
             found = segment.scan(queries, [search.wanted for search in together], allowed, stop)
     share_us = _us(time.perf_counter() - started_s) // len(together)
     for search in together:

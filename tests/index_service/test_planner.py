@@ -1,6 +1,6 @@
 """Which way a query is searched."""
 
-from index_service.planner import Demand, Path, PlanLimits, plan, wider
+from index_service.planner import Demand, PlanLimits, SearchPath, plan, wider
 
 LIMITS = PlanLimits(exact_rows_max=20_000, graph_selectivity_min=0.4, ef_filtered_max=2_048)
 ITEMS = 200_000
@@ -12,25 +12,25 @@ def way(matched=None, wanted=10, ef_search=64, exact=False, items=ITEMS):
 
 def test_without_a_filter_the_graph_is_searched():
     chosen = way()
-    assert (chosen.path, chosen.ef_search, chosen.candidates) == (Path.HNSW, 64, 64)
+    assert (chosen.path, chosen.ef_search, chosen.candidates) == (SearchPath.HNSW, 64, 64)
 
 
 def test_a_filter_that_everything_matches_is_no_filter():
-    assert way(matched=ITEMS).path is Path.HNSW
+    assert way(matched=ITEMS).path is SearchPath.HNSW
 
 
 def test_few_matches_are_scanned():
-    assert way(matched=20_000).path is Path.EXACT_FILTERED
+    assert way(matched=20_000).path is SearchPath.EXACT_FILTERED
 
 
 def test_many_matches_go_along_the_graph_as_they_are():
     chosen = way(matched=80_000)
-    assert (chosen.path, chosen.ef_search) == (Path.HNSW_FILTERED, 64)
+    assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 64)
 
 
 def test_between_ef_search_is_raised_by_the_inverse_of_selectivity():
     chosen = way(matched=40_000)  # 0.2, so five times as many
-    assert (chosen.path, chosen.ef_search) == (Path.HNSW_FILTERED, 320)
+    assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 320)
 
 
 def test_the_raise_has_a_cap_that_never_lowers():
@@ -39,14 +39,14 @@ def test_the_raise_has_a_cap_that_never_lowers():
 
 
 def test_nothing_to_search_is_an_empty_path():
-    assert way(matched=0).path is Path.EMPTY
-    assert way(items=0).path is Path.EMPTY
-    assert way(items=0, exact=True).path is Path.EMPTY
+    assert way(matched=0).path is SearchPath.EMPTY
+    assert way(items=0).path is SearchPath.EMPTY
+    assert way(items=0, exact=True).path is SearchPath.EMPTY
 
 
 def test_exact_is_exact_with_and_without_a_filter():
-    assert way(exact=True).path is Path.EXACT_SCAN
-    assert way(exact=True, matched=150_000).path is Path.EXACT_FILTERED
+    assert way(exact=True).path is SearchPath.EXACT_SCAN
+    assert way(exact=True, matched=150_000).path is SearchPath.EXACT_FILTERED
 
 
 def test_ef_search_below_what_is_wanted_is_raised():
@@ -54,8 +54,8 @@ def test_ef_search_below_what_is_wanted_is_raised():
 
 
 def test_a_shard_no_larger_than_ef_search_is_scanned():
-    assert way(items=64).path is Path.EXACT_SCAN
-    assert way(items=65).path is Path.HNSW
+    assert way(items=64).path is SearchPath.EXACT_SCAN
+    assert way(items=65).path is SearchPath.HNSW
 
 
 def test_more_candidates_are_rescored_for_more_hits_but_never_more_than_ef_search():
@@ -66,6 +66,6 @@ def test_more_candidates_are_rescored_for_more_hits_but_never_more_than_ef_searc
 def test_too_few_found_means_wider_once_and_then_exact():
     first = way(matched=40_000)
     second = wider(first, LIMITS)
-    assert (second.path, second.ef_search) == (Path.HNSW_FILTERED, 1280)
-    assert wider(second, LIMITS).path is Path.EXACT_FILTERED
-    assert wider(wider(way(), LIMITS), LIMITS).path is Path.EXACT_SCAN
+    assert (second.path, second.ef_search) == (SearchPath.HNSW_FILTERED, 1280)
+    assert wider(second, LIMITS).path is SearchPath.EXACT_FILTERED
+    assert wider(wider(way(), LIMITS), LIMITS).path is SearchPath.EXACT_SCAN
