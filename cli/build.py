@@ -16,8 +16,10 @@ import orjson
 
 from cli.generation import promote
 from cli.home import Home, only_one
+from cli.signals import stop_signals_interrupt
 from cli.stages import StageFailed, StageResult, command_line, run_stage
 from cli.tables import size
+from rpc.errors import VitrineError
 from rpc.files import sync_folder
 from rpc.terminal import CommandError
 
@@ -103,7 +105,8 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
     )
     with only_one(home.path / "build.lock", refusal) as lock:
         try:
-            return _build(home, options, lock)
+            with stop_signals_interrupt():
+                return _build(home, options, lock)
         except StageFailed as exc:
             raise CommandError(
                 f"the build stopped: {exc}; run the same command again to go on from there"
@@ -149,8 +152,18 @@ def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
     generation = int(stages[-1].result["generation"])
     shutil.rmtree(work)
     if options.promote:
-        promote(home, generation, options.force_reason)
+        _promote(home, generation, options.force_reason)
     return BuildReport(generation, encoder_id, tuple(stages), options.promote)
+
+
+def _promote(home: Home, generation: int, force_reason: str) -> None:
+    try:
+        promote(home, generation, force_reason)
+    except (CommandError, VitrineError) as exc:
+        raise CommandError(
+            f"generation {generation} is built but not promoted: {exc}; try again with `vitrine "
+            f"generation promote {generation} --home {home.path}`"
+        ) from exc
 
 
 def _stages(

@@ -164,17 +164,32 @@ def stop_all(
     return tuple(killed)
 
 
-def why_it_ended(process: Process) -> str:
-    """Return the process's own `error:` sentence from its log, else the log's last line."""
+def why_it_ended(process: Process, status: int | None = None) -> str:
+    """Return the process's own `error:` sentence from its log, else how it ended.
+
+    Args:
+        process: a process that has ended.
+        status: what `reap` returned for it, where it did.
+    """
+    last = ""
+    for line in _last_lines(process):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+        # Log lines are JSON objects; what is not came from an interpreter or a library that died.
+        last = last or ("" if line.startswith("{") else line.strip())
+    if status is not None and status < 0:
+        return f"it was stopped by {signal.Signals(-status).name}"
+    return last or (f"exit status {status}" if status is not None else "it left no reason")
+
+
+def _last_lines(process: Process) -> Sequence[str]:
+    """Return the last lines of a process's log, the newest first."""
     try:
         with Path(process.log).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
+            return log.read().decode(errors="replace").splitlines()[::-1]
     except FileNotFoundError:
-        return "its log is gone"
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    spoken = errors or [line.strip() for line in lines if line.strip()]
-    return spoken[-1] if spoken else "it said nothing"
+        return ()
 
 
 def read_state(home: Home) -> State:
@@ -242,12 +257,16 @@ def _has_ended(process: Process) -> bool:
     return not process.alive
 
 
-def reap(process: Process) -> None:
-    """Take the exit status of a child of ours that has ended, so that it leaves no zombie."""
+def reap(process: Process) -> int | None:
+    """Return the exit status of a child of ours that has ended, so that it leaves no zombie.
+
+    Negative numbers are signals; None while it runs, and for a child of somebody else.
+    """
     try:
-        os.waitpid(process.pid, os.WNOHANG)
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
     except ChildProcessError:
-        return
+        return None
+    return os.waitstatus_to_exitcode(status) if pid else None
 
 
 def _send(process: Process, number: signal.Signals) -> None:

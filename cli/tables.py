@@ -46,7 +46,7 @@ def truth_lines(response: search_pb2.SearchResponse) -> Sequence[str]:
     """Return what the answer says of itself: times, coverage, what was degraded."""
     timing, coverage = response.timing, response.coverage
     lines = [
-        f"{len(response.results)} results in {_ms(timing.total_us)} "
+        f"{_counted(len(response.results), 'result')} in {_ms(timing.total_us)} "
         f"(embed {_ms(timing.embed_us)}, search {_ms(timing.search_us)}, "
         f"merge {_ms(timing.merge_us)}, attach {_ms(timing.attach_us)})",
         f"searched {coverage.items_searched:,} of {coverage.items_known:,} items on "
@@ -196,6 +196,10 @@ def _process_state(process: ProcessStatus) -> str:
     if not process.alive:
         return "[red]ended[/red]"
     return "[green]serving[/green]" if process.serving else "[yellow]not serving[/yellow]"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _ms(microseconds: int) -> str:

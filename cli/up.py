@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import grpc
 from rich.console import Console
@@ -29,6 +28,7 @@ from cli.processes import (
     why_it_ended,
     write_state,
 )
+from cli.signals import STOP_SIGNALS, stop_signals_interrupt
 from protos.vitrine.v1 import search_pb2, search_pb2_grpc
 from rpc.http import bind
 from rpc.terminal import CommandError
@@ -52,10 +52,6 @@ class UpOptions:
     ready_timeout_s: float = READY_TIMEOUT_S
 
 
-class _StopAsked(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: handled like Ctrl-C."""
-
-
 def bring_up(home: Home, options: UpOptions) -> State:
     """Start every process of the promoted generation; returns once a search is answered.
 
@@ -71,7 +67,7 @@ def bring_up(home: Home, options: UpOptions) -> State:
         _require_free_port(options.host, options.port)
         starting = _Starting(home, manifest.generation, options.ready_timeout_s)
         try:
-            with _signals_interrupt():
+            with stop_signals_interrupt():
                 return _start_in_order(starting, manifest, bundle.absolute(), options)
         except BaseException as exc:
             stop_all(starting.processes)
@@ -88,7 +84,7 @@ def stay_up(home: Home, state: State) -> None:
         CommandError: all of them ended by themselves.
     """
     stop_asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda _number, _frame: stop_asked.set())
     left = list(state.processes)
     while left and not stop_asked.wait(WATCH_S):
@@ -97,7 +93,9 @@ def stay_up(home: Home, state: State) -> None:
         say("stopping")
         take_down(home)
         say("stopped")
-    elif (home.run / "processes.json").exists() and not read_state(home).stopping:
+    elif _is_stopping(home):
+        say("stopped by `vitrine down`")
+    else:
         forget_state(home)
         raise CommandError(f"all processes ended; their logs are in {home.logs}")
 
@@ -164,9 +162,9 @@ class _Starting:
 
     def _require_all_alive(self) -> None:
         for process in self.processes:
-            reap(process)
+            status = reap(process)
             if not process.alive:
-                raise CommandError(f"{process.name}: {why_it_ended(process)}")
+                raise CommandError(f"{process.name}: {why_it_ended(process, status)}")
 
 
 def _start_in_order(
@@ -251,12 +249,12 @@ def _still_running(home: Home, processes: Sequence[Process]) -> list[Process]:
     """Return the processes that run; say which have ended, unless all are being stopped."""
     left = []
     for process in processes:
-        reap(process)
+        status = reap(process)
         if process.alive:
             left.append(process)
         elif not _is_stopping(home):
             say(
-                f"{process.name} (pid {process.pid}) ended: {why_it_ended(process)}\n"
+                f"{process.name} (pid {process.pid}) ended: {why_it_ended(process, status)}\n"
                 f"  its log is {process.log}; the others go on; to start it again: "
                 f"`vitrine down --home {home.path}` and `vitrine up --home {home.path}`"
             )
@@ -266,23 +264,6 @@ def _still_running(home: Home, processes: Sequence[Process]) -> list[Process]:
 def _is_stopping(home: Home) -> bool:
     state = read_state(home)
     return state.stopping or not state.processes
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the body as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise _StopAsked
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
