@@ -1,0 +1,211 @@
+"""The command line as an operator meets it: sentences with a remedy, JSON for scripts."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import orjson
+import pytest
+
+from cli.arguments import spread
+from cli.build import copy_bundle
+from cli.home import only_one
+from cli.offline import promote
+from cli.processes import Process, State, read_state, start_time, write_state
+from rpc.terminal import CommandError
+from tests.cli.conftest import write_generation
+
+ENCODER_ID = "ab" * 12
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "encoder.json").write_bytes(orjson.dumps({"encoder_id": ENCODER_ID}))
+    (folder / "model.onnx").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_several_values_may_follow_one_option():
+    written = ["build", "--items", "a", "b", "--map", "x=1", "y=2", "--shards", "2", "--promote"]
+    assert spread(written) == [
+        *("build", "--items", "a", "--items", "b", "--map", "x=1", "--map", "y=2"),
+        *("--shards", "2", "--promote"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["search", "red dress", "--top-k", "3"],
+        ["search", "--", "--like", "a", "b"],
+        ["build", "--items=a", "--items", "b"],
+        [],
+    ],
+)
+def test_other_arguments_are_left_alone(written):
+    assert spread(written) == written
+
+
+def test_every_command_has_help_with_an_example():
+    for command in (
+        ["build"], ["up"], ["down"], ["status"], ["search"], ["doctor"], ["demo"],
+        ["bundle", "export"], ["bundle", "inspect"], ["bundle", "verify"],
+        ["generation", "list"], ["generation", "promote"], ["generation", "rollback"],
+    ):  # fmt: skip
+        from typer.testing import CliRunner
+
+        from cli.__main__ import app
+
+        shown = CliRunner().invoke(app, [*command, "--help"])
+        assert shown.exit_code == 0
+        assert "Example" in shown.output, command
+
+
+def test_the_package_runs_as_a_module():
+    ran = subprocess.run(
+        [sys.executable, "-m", "cli", "version"], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0
+    assert ran.stdout.strip()
+
+
+def test_up_without_a_generation_says_what_to_run(vitrine, home):
+    ran = vitrine("up", "--home", home.path)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: no generation is promoted in {home.path}; build one with")
+    assert not home.path.exists()
+
+
+def test_up_without_the_generations_bundle_says_which(vitrine, home):
+    write_generation(home, 1)
+    promote(home, 1, "")
+    ran = vitrine("up", "--home", home.path, "--port", "0")
+    assert ran.status == 1
+    assert f"the encoder bundle {ENCODER_ID}" in ran.err
+
+
+def test_up_on_a_port_in_use_starts_nothing(vitrine, home, bundle, taken_port):
+    write_generation(home, 1)
+    promote(home, 1, "")
+    copy_bundle(home, bundle)
+    ran = vitrine("up", "--home", home.path, "--port", taken_port)
+    assert ran.status == 1
+    assert ran.err.startswith(f"error: cannot listen on 127.0.0.1:{taken_port}: ")
+    assert "--port" in ran.err
+    assert not home.logs.exists()
+
+
+def ourselves(role: str = "gateway") -> Process:
+    return Process(role, role, None, os.getpid(), start_time(os.getpid()), "x.log", "127.0.0.1:1")
+
+
+def test_up_refuses_when_it_is_up(vitrine, home):
+    write_generation(home, 1)
+    promote(home, 1, "")
+    write_state(home, State((ourselves(),), 1))
+    ran = vitrine("up", "--home", home.path)
+    assert ran.status == 1
+    assert f"{home.path} is up already with its gateway at 127.0.0.1:1" in ran.err
+    assert read_state(home).alive
+
+
+def test_up_tells_the_reason_of_the_process_that_failed(vitrine, home, bundle):
+    write_generation(home, 1)
+    promote(home, 1, "")
+    copy_bundle(home, bundle)
+    ran = vitrine("up", "--home", home.path, "--port", "0")
+    assert ran.status == 1
+    assert ran.out == ""
+    assert ran.err.startswith(("error: encoder: ", "error: shard-")), ran.err
+    assert read_state(home) == State()
+
+
+def test_down_and_status_of_nothing_are_no_errors(vitrine, home):
+    assert vitrine("down", "--home", home.path).out == f"nothing was running for {home.path}\n"
+    assert vitrine("status", "--home", home.path).out.startswith(f"nothing runs for {home.path};")
+    assert vitrine("status", "--home", home.path, "--json").document == {
+        "home": str(home.path),
+        "running": False,
+        "generation": 0,
+        "processes": [],
+    }
+
+
+def test_status_tells_processes_that_ended_from_those_that_do_not_answer(vitrine, home):
+    ended = Process("shard-1", "shard", 1, 2**22 + 1, 0.0, "x.log", "127.0.0.1:1")
+    write_state(home, State((ended, ourselves()), 1))
+    shard, gateway = vitrine("status", "--home", home.path, "--json").document["processes"]
+    assert (shard["shard"], shard["alive"], shard["serving"]) == (1, False, False)
+    assert (gateway["pid"], gateway["alive"], gateway["serving"]) == (os.getpid(), True, False)
+    assert gateway["resident_bytes"] > 0
+    shown = vitrine("status", "--home", home.path).out
+    assert "ended" in shown
+    assert "not serving" in shown
+
+
+def test_a_second_build_is_refused(vitrine, home, bundle):
+    with only_one(home.path / "build.lock", "taken"):
+        ran = vitrine("build", "--bundle", bundle, "--home", home.path)
+    assert ran.status == 1
+    assert ran.err.startswith(f"error: another build is running in {home.path}; wait for it")
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [(["nothing.jsonl"], "there is no file nothing.jsonl"), ([], "is no encoder bundle")],
+)
+def test_a_build_names_what_is_missing(vitrine, home, tmp_path, items, words):
+    options = ["--items", *items] if items else []
+    ran = vitrine("build", *options, "--bundle", tmp_path / "none", "--home", home.path)
+    assert ran.status == 1
+    assert words in ran.err
+
+
+def test_a_bundle_is_copied_whole_and_once(home, bundle):
+    left_over = home.bundles / ".copying-half"
+    left_over.mkdir(parents=True)
+    assert copy_bundle(home, bundle) == ENCODER_ID
+    assert [folder.name for folder in home.bundles.iterdir()] == [ENCODER_ID]
+    (bundle / "model.onnx").write_bytes(b"other")
+    copy_bundle(home, bundle)
+    assert (home.bundles / ENCODER_ID / "model.onnx").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("encoder_id", ["", "../../etc", "AB" * 12, 7])
+def test_a_bundle_with_a_strange_id_is_refused(home, bundle, encoder_id):
+    (bundle / "encoder.json").write_bytes(orjson.dumps({"encoder_id": encoder_id}))
+    with pytest.raises(CommandError, match="no valid encoder_id"):
+        copy_bundle(home, bundle)
+
+
+def test_generations_are_promoted_and_rolled_back_offline(vitrine, home):
+    for generation in (1, 2):
+        write_generation(home, generation)
+        promoted = vitrine("generation", "promote", generation, "--home", home.path)
+        assert promoted.status == 0
+    assert promoted.out == "generation 2 is promoted (before: 1); the next `vitrine up` serves it\n"
+    back = vitrine("generation", "rollback", "--home", home.path)
+    assert back.out == "generation 1 is promoted (before: 2); the next `vitrine up` serves it\n"
+    unknown = vitrine("generation", "promote", 9, "--home", home.path)
+    assert (unknown.status, unknown.err) == (1, "error: no such generation: 9\n")
+
+
+def test_doctor_looks_at_everything_and_says_what_a_taken_port_means(vitrine, home, taken_port):
+    ran = vitrine("doctor", "--home", home.path, "--port", taken_port, "--json")
+    assert ran.status == 0
+    findings = {finding["name"]: finding for finding in ran.document}
+    assert {"python", "grpcio", "extra [encoder]", "cores", "cpu flags", "memory", "disk"} <= set(
+        findings
+    )
+    assert findings[f"port {taken_port}"]["verdict"] == "warning"
+    assert "--port" in findings[f"port {taken_port}"]["meaning"]
+    assert "cpu flags" in vitrine("doctor", "--home", home.path).out

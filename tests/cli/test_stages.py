@@ -1,0 +1,118 @@
+"""Stages: their result is the last line of stdout; nothing of them outlives an interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cli.home import only_one
+from cli.processes import is_alive, start_time
+from cli.signals import stop_signals_interrupt
+from cli.stages import StageFailed, run_stage
+from rpc.terminal import CommandError
+from tests.cli.conftest import eventually
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Return a function that makes a module of a source text."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(source: str) -> str:
+        (tmp_path / "a_stage.py").write_text(source)
+        return "a_stage"
+
+    return write
+
+
+def test_the_last_line_is_the_result_and_arguments_arrive(stage):
+    module = stage("import sys, json; print('noise'); print(json.dumps({'args': sys.argv[1:]}))")
+    result = run_stage(module, ["--shards", "4"])
+    assert result.values == {"args": ["--shards", "4"]}
+    assert result.seconds > 0
+
+
+def test_what_it_says_on_stderr_is_shown(stage, capfd):
+    run_stage(stage("import sys; sys.stderr.write('progress'); print('{}')"), [])
+    assert capfd.readouterr().err == "progress"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("import sys; sys.exit(1)", "stopped for the reason above"),
+        ("import sys; sys.exit(3)", "ended with status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "out of memory"),
+        ("import os; os.kill(os.getpid(), 15)", "SIGTERM"),
+    ],
+)
+def test_a_failed_stage_is_told(stage, source, sentence):
+    with pytest.raises(StageFailed, match=sentence):
+        run_stage(stage(source), [])
+
+
+@pytest.mark.parametrize("source", ["", "print('done')", "print('[1]')"])
+def test_a_stage_without_a_result_is_told(stage, source):
+    with pytest.raises(CommandError, match="a_stage gave"):
+        run_stage(stage(source), [])
+
+
+def test_an_interruption_stops_the_stage_and_its_children(stage, tmp_path):
+    pids = tmp_path / "pids"
+    source = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        f"aside = pathlib.Path({str(pids)!r} + '.new')\n"
+        "aside.write_text(f'{os.getpid()} {child.pid}')\n"
+        f"aside.rename({str(pids)!r})\n"
+        "time.sleep(100)\n"
+    )
+    seen: list[tuple[int, float]] = []
+
+    def interrupt_us() -> None:
+        eventually(pids.exists)
+        seen.extend((pid, start_time(pid)) for pid in map(int, pids.read_text().split()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=interrupt_us)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt), stop_signals_interrupt():
+        run_stage(stage(source), [])
+    watcher.join()
+    assert len(seen) == 2
+    eventually(lambda: not any(is_alive(pid, started_at) for pid, started_at in seen))
+
+
+def test_signals_mean_what_they_meant_before_once_the_body_has_ended():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals_interrupt():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_lock_is_held_once_and_given_back(tmp_path):
+    lock = tmp_path / "a" / "lock"
+    with (
+        only_one(lock, "taken"),
+        pytest.raises(CommandError, match="taken"),
+        only_one(lock, "taken"),
+    ):
+        pass
+    with only_one(lock, "taken"):
+        pass
+
+
+def test_a_lock_lasts_as_long_as_a_child_that_inherited_it(tmp_path):
+    lock = tmp_path / "lock"
+    with only_one(lock, "taken") as descriptor:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor]
+        )
+    with pytest.raises(CommandError, match="taken"), only_one(lock, "taken"):
+        pass
+    child.communicate(b"\n")
+    with only_one(lock, "taken"):
+        pass
