@@ -16,10 +16,10 @@ from index_service.shard import Shard, ShardLimits
 from index_service.store import GenerationStore
 from protos.vitrine.v1 import index_pb2_grpc
 from rpc.active import read_active
-from rpc.server import PortInUse, ServiceServer, software_version
+from rpc.server import ServiceServer, software_version
 from rpc.settings import read_settings
 from rpc.telemetry import configure_logging
-from rpc.terminal import errors_as_sentences, fail
+from rpc.terminal import errors_as_sentences
 
 SERVICES = ("vitrine.v1.IndexService",)
 # A search holds the GIL between its native parts; the event loop should not wait 5 ms for it.
@@ -81,10 +81,7 @@ def main() -> None:
         sys.setswitchinterval(_GIL_SWITCH_INTERVAL_S)
         # Search threads are one a core already; BLAS threads beside them would fight for it.
         with threadpool_limits(limits=1, user_api="blas"):
-            try:
-                asyncio.run(serve(settings))
-            except PortInUse as exc:
-                fail(str(exc))
+            asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def require_between(field: str, value: int, least: int, most: int, unit: str = "
         InvalidArgument: it is.
     """
     if not least <= value <= most:
-        raise InvalidArgument(field, f"{value} {unit}".strip(), f"{least}..{most}")
+        raise InvalidArgument(field, value, f"{least}..{most} {unit}".strip())
 
 
 def _embeddings_of(queries: Sequence[index_pb2.ShardQuery], dim: int) -> NDArray[np.float32]:
