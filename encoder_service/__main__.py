@@ -2,12 +2,8 @@
 
 import asyncio
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
 
 from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder, ReferenceCheck, load_encoder
@@ -16,10 +12,10 @@ from encoder_service.pool import EncoderPool
 from encoder_service.service import SERVICE_NAME, EncoderService
 from encoder_service.settings import EncoderSettings
 from protos.vitrine.v1 import encoder_pb2_grpc
-from rpc.errors import VitrineError
-from rpc.server import PortInUse, ServiceServer, software_version
+from rpc.server import ServiceServer, software_version
+from rpc.settings import read_settings
 from rpc.telemetry import RpcMetrics, configure_logging, get_logger
-from rpc.terminal import CommandError, fail
+from rpc.terminal import CommandError, errors_as_sentences
 
 ROLE = "encoder"
 
@@ -115,28 +111,13 @@ def _shown(encoder: Encoder, check: ReferenceCheck) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read settings from flags and environment, then serve."""
-    try:
-        settings = CliApp.run(EncoderSettings, cli_args=sys.argv[1:])
-    except (ValidationError, SettingsError) as exc:
-        fail(_settings_sentence(exc))
-    # The pool's threads already fill every core.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    configure_logging(ROLE, settings.log_level, settings.log_format)
-    try:
+    """Read settings, serve, and say in one sentence what went wrong."""
+    with errors_as_sentences():
+        settings = read_settings(EncoderSettings)
+        # The pool's threads already fill every core.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        configure_logging(ROLE, settings.log_level, settings.log_format)
         asyncio.run(serve(settings))
-    except (CommandError, VitrineError, PortInUse, OSError) as exc:
-        fail(str(exc))
-
-
-def _settings_sentence(exc: ValidationError | SettingsError) -> str:
-    if isinstance(exc, SettingsError):
-        return str(exc)
-    parts = [
-        f"--{'-'.join(str(name) for name in error['loc']).replace('_', '-')}: {error['msg']}"
-        for error in exc.errors()
-    ]
-    return f"{'; '.join(parts)}; see python -m encoder_service --help"
 
 
 if __name__ == "__main__":

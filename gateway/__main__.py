@@ -15,10 +15,10 @@ from gateway.search import Searcher
 from gateway.search_service import SearchService
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import admin_pb2_grpc, catalog_pb2_grpc, search_pb2_grpc
-from rpc.server import PortInUse, ServiceServer, software_version
+from rpc.server import ServiceServer, software_version
 from rpc.settings import read_settings
 from rpc.telemetry import configure_logging
-from rpc.terminal import errors_as_sentences, fail
+from rpc.terminal import errors_as_sentences
 
 SERVICES = ("vitrine.v1.SearchService", "vitrine.v1.CatalogService", "vitrine.v1.AdminService")
 
@@ -90,10 +90,7 @@ def main() -> None:
     with errors_as_sentences():
         settings = read_settings(GatewaySettings)
         configure_logging("gateway", settings.log_level, settings.log_format)
-        try:
-            asyncio.run(serve(settings))
-        except PortInUse as exc:
-            fail(str(exc))
+        asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

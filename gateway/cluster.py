@@ -117,17 +117,18 @@ class Cluster:
         """Return the view of a generation that can be served now.
 
         Raises:
-            Unavailable: a shard that answers does not hold it yet, or none answers.
+            Unavailable: no answering replica of some shard holds it yet, or none answers.
             FailedPrecondition: it does not belong to these shards or this encoder.
         """
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
             raise Unavailable("NO_SHARD", f"no shard holds generation {generation}: {self._why()}")
         for shard in self.shards:
-            behind = [r.address for r in shard.replicas if r.reachable and not r.holds(generation)]
-            if behind:
+            there = [replica for replica in shard.replicas if replica.reachable]
+            if there and not any(replica.holds(generation) for replica in there):
                 raise Unavailable(
-                    "SHARD_LOADING", f"shard {shard.shard} at {behind[0]} is loading {generation}"
+                    "SHARD_LOADING",
+                    f"shard {shard.shard} at {there[0].address} is loading generation {generation}",
                 )
         view = view_of(loaded)
         self.require_fit(view, next(entry.num_shards for entry in loaded if entry is not None))

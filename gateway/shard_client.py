@@ -143,7 +143,7 @@ class ShardClient:
             raise from_rpc_error(exc) from exc
 
     def _in_order_of_choice(self, generation: int) -> list[Replica]:
-        """Return the replicas worth calling: ready ones in turn, then the rest.
+        """Return the replicas worth calling, in turn: those that hold the generation, if any do.
 
         Raises:
             Unavailable: the shard's name has no address.
@@ -152,13 +152,9 @@ class ShardClient:
             raise Unavailable("SHARD_DOWN", f"shard {self.shard} has no address")
         turn = next(self._turn) % len(self.replicas)
         in_turn = self.replicas[turn:] + self.replicas[:turn]
+        holders = [replica for replica in in_turn if replica.holds(generation)]
         return sorted(
-            in_turn,
-            key=lambda replica: (
-                replica.suspended,
-                not replica.reachable,
-                not replica.holds(generation),
-            ),
+            holders or in_turn, key=lambda replica: (replica.suspended, not replica.reachable)
         )
 
     async def _call_hedged(

@@ -19,6 +19,7 @@ from rpc.http import HttpServer, bind, http_app
 from rpc.interceptors import CallInterceptor
 from rpc.settings import ServiceSettings
 from rpc.telemetry import RpcMetrics, get_logger
+from rpc.terminal import CommandError
 
 # Reflection resolves error details only when their file is in the descriptor pool.
 from google.rpc import error_details_pb2  # noqa: F401  # isort: skip
@@ -32,7 +33,7 @@ def software_version() -> str:
         return "0+unknown"
 
 
-class PortInUse(Exception):
+class PortInUse(CommandError):
     """The port asked for is taken."""
 
 
