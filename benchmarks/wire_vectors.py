@@ -4,24 +4,21 @@ Packs and unpacks one 384-d query vector both ways through the protobuf runtime 
 use, in one process and one run. `OpenVector` stands for the alternative: it is built at run time
 with the fields that a contract with `repeated float` would have.
 
-    python benchmarks/wire_vectors.py --out benchmarks/results/wire_vectors.json
+    python -m benchmarks.wire_vectors --out benchmarks/results/wire_vectors.json
 """
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google.protobuf
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.internal import api_implementation
 
+from benchmarks.report import machine
 from protos.vitrine.v1 import index_pb2
 from rpc.vectors import pack, unpack
 
@@ -92,18 +89,6 @@ def open_vector_class() -> Any:
     return message_factory.GetMessageClass(descriptor)
 
 
-def machine() -> dict[str, str]:
-    """Return where and with what the figures were measured."""
-    return {
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "cpu": _cpu(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "protobuf": f"{google.protobuf.__version__} ({api_implementation.Type()})",
-        "measured_on": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-
-
 def table(figures: dict[str, Any]) -> str:
     """Return the figures as a table for people."""
     us, size = figures["median_us"], figures["message_bytes"]
@@ -123,16 +108,6 @@ def _microseconds(action: Callable[[], Any]) -> float:
     for _ in range(CALLS_A_ROUND):
         action()
     return (time.perf_counter() - started_s) / CALLS_A_ROUND * 1e6
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,84 @@
+"""What all benchmarks share: percentiles, the machine's description, results on disk."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+CPU_FLAGS_THAT_MATTER = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
+PACKAGES = ("grpcio", "protobuf", "numpy", "faiss-cpu", "onnxruntime", "tokenizers", "pyarrow")
+
+
+def machine() -> dict[str, Any]:
+    """Return where and with what figures are measured."""
+    return {
+        "commit": _commit(),
+        "cpu": _cpu_lines("model name") or platform.processor(),
+        "cpu_flags": [f for f in CPU_FLAGS_THAT_MATTER if f in _cpu_lines("flags").split()],
+        "cores": len(os.sched_getaffinity(0)),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "measured_on": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which a share of the values lies (nearest rank).
+
+    >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)
+    2.0
+    """
+    ranked = sorted(values)
+    return ranked[max(0, min(len(ranked) - 1, round(share * len(ranked)) - 1))]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return p50, p95 and p99, rounded to a tenth."""
+    return {
+        name: round(percentile(values, share), 1)
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
+
+
+def median(values: Sequence[float], digits: int = 1) -> float:
+    """Return the median, rounded."""
+    return round(statistics.median(values), digits)
+
+
+def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write figures as JSON and return where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    return path
+
+
+def _commit() -> str:
+    head = _output("git", "rev-parse", "--short", "HEAD")
+    return head + ("+changes" if _output("git", "status", "--porcelain", "-uno") else "")
+
+
+def _cpu_lines(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
+    return found[0] if found else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
