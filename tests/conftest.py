@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines that run these tests are busy: what a property is tested for is truth, not time.
+settings.register_profile("vitrine", deadline=None)
+settings.load_profile("vitrine")
 
 
 @pytest.fixture(scope="session")
