@@ -42,7 +42,7 @@ imports: $(DEV_STAMP)
 # The protos are generated again beside the tree and compared, so that a tree with changes in it,
 # or one that is no git checkout, can be checked, too.
 check-protos: $(DEV_STAMP)
-	$(BIN)/buf lint
+	$(BIN)/buf lint --path protos
 	@again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; \
 	cp -r protos "$$again/"; \
 	PATH="$(abspath $(BIN)):$$PATH" sh "$$again/protos/generate.sh"; \
