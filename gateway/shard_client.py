@@ -37,10 +37,11 @@ class ShardAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Queries that may share a call: one generation, one encoder, one filter."""
+    """Queries that may share a call: none waits for another's exact scan or filter."""
 
     generation: int
     encoder_id: str
+    exact: bool
     filter: bytes
 
 
@@ -66,7 +67,8 @@ class ShardClient:
         self, generation: int, encoder_id: str, query: index_pb2.ShardQuery, deadline: Deadline
     ) -> "asyncio.Future[ShardAnswer]":
         """Return the future answer of this shard; cancelling it withdraws the query."""
-        group = _Group(generation, encoder_id, query.filter.SerializeToString(deterministic=True))
+        filter_ = query.filter.SerializeToString(deterministic=True)
+        group = _Group(generation, encoder_id, query.params.exact, filter_)
         return self._calls.submit(query, deadline, group)
 
     async def get_embeddings(
