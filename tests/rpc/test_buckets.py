@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
