@@ -20,6 +20,9 @@ from rpc.errors import (
     VitrineError,
 )
 
+# Where a query stands in the call that it shared with others, as a pattern.
+PLACE_IN_CALL = r"queries\[\d+\]\."
+
 
 class ShardState(Enum):
     """How a shard took part; the names are those of the wire."""
@@ -169,7 +172,9 @@ def _suspended(shard: int, view: GenerationView) -> ShardOutcome:
 def _require_any(coverage: Coverage) -> None:
     """Refuse to answer from no shard, or with what every shard would refuse."""
     for outcome in coverage.outcomes:
-        if isinstance(outcome.error, InvalidArgument | FailedPrecondition):
+        if isinstance(outcome.error, InvalidArgument):
+            raise outcome.error.outside(PLACE_IN_CALL)
+        if isinstance(outcome.error, FailedPrecondition):
             raise outcome.error
     if coverage.answers:
         return

@@ -5,6 +5,7 @@ back into them on the calling side. Anything else that escapes a handler is our 
 INTERNAL with a request id.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -41,6 +42,16 @@ class InvalidArgument(VitrineError):
         super().__init__(f"{field} is {_shown(value)}; allowed {allowed}")
         self.field = field
         self.allowed = allowed
+
+    def outside(self, place: str) -> "InvalidArgument":
+        """Return the same error as the caller knows the field, without the place it was put in.
+
+        >>> str(InvalidArgument("queries[0].filter", "x", "a filter").outside("queries.0.."))
+        "filter is 'x'; allowed a filter"
+        """
+        known = InvalidArgument(re.sub(f"^{place}", "", self.field), "", self.allowed)
+        known.args = (re.sub(f"^{place}", "", str(self)),)
+        return known
 
     def details(self) -> Sequence[Message]:
         """Return a BadRequest that names the field."""

@@ -275,3 +275,14 @@ async def until(condition, timeout_s=5.0):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_a_field_that_a_shard_refuses_is_named_as_the_caller_knows_it(tmp_path):
+    async with running(tmp_path) as it:
+        for shard in it.shards:
+            shard.refuse = InvalidArgument("queries[3].filter.equals.attribute", "nope", "brand")
+        with pytest.raises(InvalidArgument) as caught:
+            await it.searcher.search(SearchPlan(DRESS), soon())
+
+    assert caught.value.field == "filter.equals.attribute"
+    assert str(caught.value) == "filter.equals.attribute is 'nope'; allowed brand"
