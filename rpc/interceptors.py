@@ -5,8 +5,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from rpc.errors import DETAILS_KEY, ResourceExhausted, Unimplemented, VitrineError, to_status
+from rpc.errors import (
+    DETAILS_KEY,
+    InvalidArgument,
+    ResourceExhausted,
+    Unimplemented,
+    VitrineError,
+    to_status,
+)
 from rpc.telemetry import (
     REQUEST_ID_CHARS_MAX,
     REQUEST_ID_KEY,
@@ -19,6 +27,7 @@ from rpc.telemetry import (
 OUR_METHODS = "/vitrine."
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Read = Callable[[bytes], Any]
 UnaryHandler = Callable[[Any, Context], Awaitable[Any]]
 StreamHandler = Callable[[Any, Context], AsyncIterator[Any]]
 
@@ -42,25 +51,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         method = handler_call_details.method
         if handler is None or not method.startswith(OUR_METHODS):
             return handler
+        # Requests come as bytes: a parser that fails inside gRPC answers UNKNOWN, with its text.
+        read = handler.request_deserializer
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
+                self._unary(method, read, handler.unary_unary),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._stream(method, handler.unary_stream),
-            request_deserializer=handler.request_deserializer,
+            self._stream(method, read, handler.unary_stream),
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, answer: UnaryHandler) -> UnaryHandler:
-        async def call(request: Any, context: Context) -> Any:
+    def _unary(self, method: str, read: Read, answer: UnaryHandler) -> UnaryHandler:
+        async def call(request: bytes, context: Context) -> Any:
             started_s = self._enter(context)
             error: BaseException | None = None
             try:
                 self._admit()
-                return await answer(request, context)
+                return await answer(_parsed(request, read), context)
             except NotImplementedError:
                 # What generated code raises for methods that a service leaves out.
                 error = Unimplemented(method)
@@ -72,13 +81,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         return call
 
-    def _stream(self, method: str, answer: StreamHandler) -> StreamHandler:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+    def _stream(self, method: str, read: Read, answer: StreamHandler) -> StreamHandler:
+        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
             started_s = self._enter(context)
             error: BaseException | None = None
             try:
                 self._admit()
-                async for response in answer(request, context):
+                async for response in answer(_parsed(request, read), context):
                     yield response
             except NotImplementedError:
                 # What generated code raises for methods that a service leaves out.
@@ -117,6 +126,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             self._log.error("call", **fields, exc_info=error)
         else:
             self._log.info("call", **fields, error=str(error))
+
+
+def _parsed(request: bytes, read: Read) -> Any:
+    """Return the message in a request.
+
+    Raises:
+        InvalidArgument: there is none, as when a text is not UTF-8.
+    """
+    try:
+        return read(request)
+    except DecodeError as exc:
+        raise InvalidArgument(
+            "request", f"{len(request)} bytes that cannot be read ({exc})", "a protobuf message"
+        ) from exc
 
 
 async def _end(context: Context, error: BaseException) -> None:

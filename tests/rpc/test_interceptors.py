@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from protos.vitrine.v1 import catalog_pb2, encoder_pb2
-from rpc.errors import NotFound, ResourceExhausted, Unavailable, Unimplemented
+from rpc.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable, Unimplemented
 from rpc.telemetry import REQUEST_ID_CHARS_MAX, REQUEST_ID_KEY
 from tests.rpc.conftest import error_of, eventually, running
 
@@ -49,6 +49,21 @@ async def test_a_bug_is_internal_and_its_text_stays_in_the_log(server):
     (line,) = [log for log in logs if log["event"] == "call"]
     assert "the secret" in str(line["exc_info"])
     assert server.count(ENCODE, "INTERNAL") == 1
+
+
+@pytest.mark.parametrize("request_", [b"\xff\xff", b"\x0a\x02\xff\xfe"], ids=["noise", "not UTF-8"])
+async def test_bytes_that_are_no_request_are_the_callers_fault(server, request_):
+    error = await error_of(server.channel.unary_unary(ENCODE)(request_))
+    assert isinstance(error, InvalidArgument)
+    assert error.field == "request"
+    assert server.count(ENCODE, "INVALID_ARGUMENT") == 1
+
+
+async def test_bytes_that_are_no_request_of_a_stream_are_the_callers_fault(server):
+    call = server.channel.unary_stream(TAIL)(b"\xff\xff")
+    error = await error_of(anext(aiter(call)))
+    assert isinstance(error, InvalidArgument)
+    assert server.count(TAIL, "INVALID_ARGUMENT") == 1
 
 
 async def test_a_cancelled_call_stops_its_handler(server):
