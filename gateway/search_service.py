@@ -122,7 +122,7 @@ def read_search(request: search_pb2.SearchRequest) -> SearchPlan:
         top_k=top_k,
         page_token=page_token,
         fingerprint=fingerprint,
-        filter=request.filter.SerializeToString() if request.HasField("filter") else b"",
+        filter=_read_filter(request),
         ef_search=params.ef_search if params.HasField("ef_search") else None,
         exact=params.exact,
         min_score=request.min_score if request.HasField("min_score") else None,
@@ -182,6 +182,13 @@ def _read_query(request: search_pb2.SearchRequest) -> Query:
             return _read_embedding(request.embedding)
         case _:
             raise InvalidArgument("query", "absent", "one of text, items, embedding")
+
+
+def _read_filter(request: search_pb2.SearchRequest) -> bytes:
+    """Return the filter's wire form; the shards judge all of it but that there is something."""
+    if request.HasField("filter") and request.filter.WhichOneof("node") is None:
+        raise InvalidArgument("filter", "without a condition", "one of its kinds to be set")
+    return request.filter.SerializeToString()
 
 
 def _read_text(text: str) -> TextQuery:

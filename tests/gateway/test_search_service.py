@@ -33,6 +33,7 @@ def bare(**fields):
         (request_of(minCoverage="NaN"), "min_coverage"),
         (request_of(minScore="NaN"), "min_score"),
         (request_of(generation=0), "generation"),
+        (request_of(filter={}), "filter"),
         (request_of(fields=["titel"]), "fields[0]"),
         (request_of(fields=["title", "none"]), "fields[1]"),
         (request_of(fields=["title.short"]), "fields[0]"),
