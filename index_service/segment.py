@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from index_service.attributes import Attributes
+from index_service.copies import Copies, Mask
 from index_service.filter import Filter, evaluate
 from index_service.generation.manifest import (
     ATTRIBUTES_FILE,
     GRAPH_FILE,
     ITEM_IDS_FILE,
+    NODES_FILE,
     VECTORS_FILE,
 )
 from index_service.halffloat import to_float32
@@ -27,13 +29,17 @@ from index_service.scan import scan
 from index_service.scoring import Halves, Rows, Scores, score
 from rpc.errors import DataLoss
 
+# Queries times ef_search in one call of FAISS.
+_GRAPH_VISITS_MAX = 32_768
+
 
 class Matches:
     """The rows that a filter leaves, in the forms that the two ways of searching want."""
 
-    def __init__(self, bitmap: BitMap, items: int) -> None:
+    def __init__(self, bitmap: BitMap, items: int, copies: Copies) -> None:
         self._bitmap = bitmap
         self._items = items
+        self._copies = copies
         self.count = len(bitmap)
 
     def __contains__(self, row: int) -> bool:
@@ -45,11 +51,16 @@ class Matches:
         return np.frombuffer(self._bitmap.to_array(), dtype=np.uint32).astype(np.int64)
 
     @cached_property
-    def bits(self) -> NDArray[np.uint8]:
-        """One bit a row, least significant first, as FAISS reads them."""
+    def mask(self) -> Mask:
+        """True for each row that matches, shape (items,)."""
         mask = np.zeros(self._items, dtype=bool)
         mask[self.rows] = True
-        return np.packbits(mask, bitorder="little")
+        return mask
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """One bit a node of the graph, least significant first, as FAISS reads them."""
+        return np.packbits(self._copies.mask_of_nodes(self.mask), bitorder="little")
 
 
 class Segment:
@@ -58,6 +69,7 @@ class Segment:
     def __init__(
         self,
         graph: Any,
+        copies: Copies,
         halves: Halves,
         item_ids: pa.Array,
         attributes: Attributes,
@@ -66,7 +78,8 @@ class Segment:
         """Put the parts together; `Segment.open` reads them from files.
 
         Args:
-            graph: faiss.IndexHNSWSQ over the same rows.
+            graph: faiss.IndexHNSWSQ with a node for each distinct vector.
+            copies: which rows each node stands for.
             halves: the vectors, float16 of shape (items, dim).
             item_ids: strings in ascending order; a row's id.
             attributes: the columns that filters ask.
@@ -74,6 +87,7 @@ class Segment:
         """
         self.items, self.dim = halves.shape
         self._graph = graph
+        self._copies = copies
         self._halves = halves
         self._item_ids = item_ids
         self._attributes = attributes
@@ -101,15 +115,18 @@ class Segment:
         item_ids = _read_item_ids(files / ITEM_IDS_FILE)
         graph = _read_graph(files / GRAPH_FILE, dim, faiss_version)
         halves = map_halves(files / VECTORS_FILE, items, dim)
+        nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
         counts = {
-            ITEM_IDS_FILE: len(item_ids),
-            ATTRIBUTES_FILE: table.num_rows,
-            GRAPH_FILE: graph.ntotal,
+            ITEM_IDS_FILE: (len(item_ids), items),
+            ATTRIBUTES_FILE: (table.num_rows, items),
+            NODES_FILE: (len(nodes), items),
+            GRAPH_FILE: (graph.ntotal, int(nodes.max()) + 1 if len(nodes) else 0),
         }
-        for name, count in counts.items():
-            if count != items:
-                raise DataLoss(str(files / name), f"has {count} rows, not {items}")
-        return cls(graph, halves, item_ids, Attributes.of_table(table), filters_cached_max)
+        for name, (count, expected) in counts.items():
+            if count != expected:
+                raise DataLoss(str(files / name), f"has {count} rows, not {expected}")
+        attributes = Attributes.of_table(table)
+        return cls(graph, Copies(nodes), halves, item_ids, attributes, filters_cached_max)
 
     def matches(self, tree: Filter) -> Matches:
         """Return the rows that a filter leaves; the answer to a recent filter is remembered."""
@@ -117,7 +134,7 @@ class Segment:
             if found := self._matches.get(tree):
                 self._matches.move_to_end(tree)
                 return found
-        found = Matches(evaluate(tree, self._attributes), self.items)
+        found = Matches(evaluate(tree, self._attributes), self.items, self._copies)
         with self._matches_lock:
             self._matches[tree] = found
             while len(self._matches) > self._matches_max:
@@ -127,25 +144,37 @@ class Segment:
     def search_graph(
         self,
         queries: NDArray[np.float32],
+        wanted: int,
         candidates: int,
         ef_search: int,
-        matches: Matches | None = None,
+        matches: Matches | None,
+        stop: Callable[[], None],
     ) -> list[Rows]:
         """Return for each query the rows that HNSW finds, best by their codes first.
 
         Args:
             queries: shape (q, dim).
-            candidates: how many rows to return, fewer when fewer are found.
+            wanted: how many rows are of use where rows share a vector.
+            candidates: how many distinct vectors to return, fewer when fewer are found.
             ef_search: candidates kept while searching.
             matches: the rows that may be found; None for all.
+            stop: called between batches; raises when nobody waits for the answer any more.
         """
         parameters = faiss.SearchParametersHNSW(
             # Always both: parameters with a selector alone would search with efSearch 16.
             efSearch=ef_search,
             sel=None if matches is None else faiss.IDSelectorBitmap(matches.bits),
         )
-        _, found = self._graph.search(queries, min(candidates, self.items), params=parameters)
-        return [rows[rows >= 0] for rows in found]
+        allowed = None if matches is None else matches.mask
+        k = min(candidates, self._copies.num_nodes)
+        # FAISS cannot be interrupted: a call of its own takes a fraction of a second at most.
+        batch = max(1, _GRAPH_VISITS_MAX // ef_search)
+        found: list[Rows] = []
+        for start in range(0, len(queries), batch):
+            stop()
+            _, nodes = self._graph.search(queries[start : start + batch], k, params=parameters)
+            found += [self._copies.rows_of(each[each >= 0], wanted, allowed) for each in nodes]
+        return found
 
     def scan(
         self,

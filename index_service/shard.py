@@ -167,11 +167,11 @@ def search_segment(
     unfinished = searches
     while unfinished:
         for together in _by_way(unfinished):
-            stop()
             # 2. Candidates: queries on the same way share one pass over graph or vectors.
             found = _find(segment, together, stop)
             # 3. Full vectors give the final scores; best first, ties by item_id.
             for search, rows in zip(together, found, strict=True):
+                stop()
                 _rank(segment, search, rows)
         # 4. Where too few were found, once more: wider, and in the end exactly.
         unfinished = [search for search in unfinished if search.is_short]
@@ -232,10 +232,9 @@ def _excluded_rows(segment: Segment, item_ids: Iterable[str], matches: Matches |
 
 def _by_way(searches: Iterable[_Search]) -> list[list[_Search]]:
     """Group searches that go the same way over the same rows, in order of first appearance."""
-    groups: dict[tuple[SearchPath, int, int], list[_Search]] = {}
+    groups: dict[tuple[Plan, int], list[_Search]] = {}
     for search in searches:
-        way = (search.plan.path, search.plan.ef_search, id(search.matches))
-        groups.setdefault(way, []).append(search)
+        groups.setdefault((search.plan, id(search.matches)), []).append(search)
     return list(groups.values())
 
 
@@ -248,9 +247,11 @@ def _find(segment: Segment, together: Sequence[_Search], stop: Stop) -> list[Row
         case SearchPath.EMPTY:
             found = [search.rows for search in together]
         case SearchPath.HNSW | SearchPath.HNSW_FILTERED:
-            most = max(search.plan.candidates for search in together)
+            most = max(search.wanted for search in together)
             allowed = matches if way.path is SearchPath.HNSW_FILTERED else None
-            found = segment.search_graph(queries, most, way.ef_search, allowed)
+            found = segment.search_graph(
+                queries, most, way.candidates, way.ef_search, allowed, stop
+            )
         case SearchPath.EXACT_SCAN | SearchPath.EXACT_FILTERED:
             allowed = matches if way.path is SearchPath.EXACT_FILTERED else None
             found = segment.scan(queries, [search.wanted for search in together], allowed, stop)

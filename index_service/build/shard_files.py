@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from index_service.build.columns import arrow_schema, columns
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Advance
+from index_service.copies import first_rows, nodes_of
 from index_service.generation.manifest import (
     ATTRIBUTES_FILE,
     GRAPH_FILE,
     ITEM_IDS_FILE,
+    NODES_FILE,
     VECTORS_FILE,
     AttributeKind,
     IndexParameters,
@@ -70,7 +72,12 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     _write_items(task, part)
     _write_vectors(task, part / VECTORS_FILE)
     halves = map_halves(part / VECTORS_FILE, len(task.rows), task.work.encoder.dim)
-    graph = build_graph(halves, task.parameters, advance)
+    nodes = nodes_of(halves)
+    with _durable(part / NODES_FILE) as file:
+        file.write(nodes.astype("<u4").tobytes())
+    graph = build_graph(halves, first_rows(nodes), task.parameters, advance)
+    # Copies are not in the graph, but they are done.
+    advance(len(task.rows) - graph.ntotal)
     with _durable(part / GRAPH_FILE) as file:
         # FAISS's own writer would not notice that the last bytes found no room.
         faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
@@ -79,11 +86,12 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     sync_folder(task.staging)
 
 
-def build_graph(halves: Halves, parameters: IndexParameters, advance: Advance) -> Any:
-    """Return an HNSW graph over 8-bit codes of the vectors; the same vectors give the same graph.
+def build_graph(halves: Halves, rows: Rows, parameters: IndexParameters, advance: Advance) -> Any:
+    """Return an HNSW graph over 8-bit codes of some rows; the same vectors give the same graph.
 
     Args:
         halves: shape (items, dim).
+        rows: the row of each node.
         parameters: m, ef_construction and seed.
         advance: told of the rows added.
     """
@@ -96,8 +104,8 @@ def build_graph(halves: Halves, parameters: IndexParameters, advance: Advance) -
     graph.hnsw.efConstruction = parameters.ef_construction
     graph.hnsw.rng = faiss.RandomGenerator(parameters.seed)
     graph.train(_extremes(halves))
-    for block in _blocks(len(halves)):
-        graph.add(to_float32(halves[block]))
+    for block in _blocks(len(rows)):
+        graph.add(to_float32(halves[rows[block]]))
         advance(block.stop - block.start)
     return graph
 

@@ -20,9 +20,11 @@ INDEX_KIND = "hnsw_sq8"
 MANIFEST_FILE = "manifest.json"
 PROBES_FILE = "probes.npy"
 GRAPH_FILE = "graph.faiss"
+NODES_FILE = "nodes.u32"
 VECTORS_FILE = "vectors.f16"
 ITEM_IDS_FILE = "item_ids.arrow"
 ATTRIBUTES_FILE = "attributes.arrow"
+SHARD_FILES = (GRAPH_FILE, NODES_FILE, VECTORS_FILE, ITEM_IDS_FILE, ATTRIBUTES_FILE)
 
 
 class AttributeKind(StrEnum):
@@ -239,6 +241,10 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"it does not list the shards 0..{manifest.num_shards - 1} in order"
     if sum(entry.items for entry in manifest.shards) != manifest.items:
         return f"its shards do not add up to {manifest.items} items"
+    needed = [(PROBES_FILE, manifest.files)]
+    needed += [(name, entry.files) for entry in manifest.shards for name in SHARD_FILES]
+    if absent := next((name for name, files in needed if name not in files), None):
+        return f"it does not list {absent}, which every generation needs"
     # A name with a slash could point out of the generation.
     names = [*manifest.files, *(name for entry in manifest.shards for name in entry.files)]
     if odd := next((name for name in names if Path(name).name != name), None):

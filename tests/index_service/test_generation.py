@@ -25,7 +25,7 @@ from tests.index_service.catalogue import (
     random_units,
 )
 
-SHARD_FILES = ("graph.faiss", "vectors.f16", "item_ids.arrow", "attributes.arrow")
+SHARD_FILES = ("graph.faiss", "nodes.u32", "vectors.f16", "item_ids.arrow", "attributes.arrow")
 FILES = ("probes.npy", *(f"shard-0000/{name}" for name in SHARD_FILES))
 
 
@@ -113,6 +113,9 @@ def test_a_missing_manifest_is_data_loss_and_a_missing_folder_not_found(home, ge
         open_shard(home).load(2)
 
 
+ENTRY = {"bytes": 1, "sha256": ""}
+
+
 def changed(generation, **changes):
     document = json.loads((generation / "manifest.json").read_text())
     (generation / "manifest.json").write_text(json.dumps({**document, **changes}))
@@ -136,7 +139,8 @@ def test_another_format_is_refused_and_named(home, generation, change):
         ({"items": 7}, "do not add up to 7 items"),
         ({"num_shards": 3}, "shards 0..2 in order"),
         ({"encoder": {}}, "not a manifest"),
-        ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "impossible name"),
+        ({"files": {}}, r"does not list probes\.npy"),
+        ({"files": {"probes.npy": ENTRY, "../../etc/passwd": ENTRY}}, "impossible name"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_data_loss(home, generation, change, text):
@@ -271,7 +275,7 @@ def test_the_command_lists_inspects_and_verifies(home):
     code, out, err = command(home, "verify", "1")
     assert code == 0, err
     verified = json.loads(out)
-    assert (verified["generation"], verified["verified"], verified["files"]) == (1, True, 9)
+    assert (verified["generation"], verified["verified"], verified["files"]) == (1, True, 11)
 
 
 def test_the_command_says_in_a_sentence_what_is_wrong(home, generation):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_service.filter import Bound, Equals, NoneOf, Range
+from index_service.filter import AllOf, Bound, Equals, NoneOf, Range
 from index_service.holdings import State
 from index_service.planner import PlanLimits, SearchPath
 from index_service.query import Query
@@ -197,15 +197,23 @@ def test_all_items_but_the_excluded_are_found_when_more_are_asked_for(random_hom
     assert sorted(hits.item_ids) == catalogue.item_ids[5:]
 
 
-def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(tmp_path):
-    vectors = np.repeat(random_units(np.random.default_rng(0), 1), 1500, axis=0)
-    catalogue = Catalogue(vectors, vectors[:4])
-    build(catalogue, tmp_path, m=4, ef_construction=8)
-    shard = open_shard(tmp_path)
+def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(random_home):
+    home, catalogue = random_home
+    limits = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.001, ef_filtered_max=16)
+    shard = open_shard(home, limits=limits)
     shard.load(1)
-    [hits] = search(shard, Query(catalogue.probes[0], 1000, ef_search=1000))
-    assert hits.item_ids == catalogue.item_ids[:1000]
-    assert hits.profile.path is SearchPath.EXACT_SCAN
+    tree = AllOf((Equals("brand", "Acme"), Equals("sale", True), Equals("price", 25.0)))
+
+    def keep(row):
+        item = catalogue.attributes[row]
+        return (item.get("brand"), item.get("sale"), item.get("price")) == ("Acme", True, 25.0)
+
+    matching = sum(map(keep, range(2000)))
+    assert 10 <= matching <= 60
+    [hits] = search(shard, Query(catalogue.probes[0], 10, filter=tree, ef_search=16))
+    assert pairs(hits) == catalogue.best(catalogue.probes[0], 10, keep)
+    assert hits.profile.path is SearchPath.EXACT_FILTERED
+    assert hits.profile.rescored > 10
 
 
 def test_a_remembered_filter_gives_the_same_matches(random_home, shard):

@@ -1,0 +1,79 @@
+"""Rows with equal vectors: the graph knows each distinct vector once, and this knows its rows.
+
+HNSW links every node to its nearest. Where more rows than a node has links share a vector, they
+link to each other alone, and a search that comes among them never leaves: with 20 vectors of 500
+copies each among 10,000 others, recall stays at 0.8 whatever ef_search is. Titles that hundreds of
+items share are common in catalogues.
+"""
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from index_service.scoring import Halves, Rows
+
+Nodes = NDArray[np.uint32]
+Mask = NDArray[np.bool_]
+
+
+def nodes_of(halves: Halves) -> Nodes:
+    """Return the node of each row: rows of equal vectors share one, numbered as they first appear.
+
+    >>> nodes_of(np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float16)).tolist()
+    [0, 1, 0]
+    """
+    nodes: dict[bytes, int] = {}
+    numbers = (nodes.setdefault(xxhash.xxh3_128_digest(row), len(nodes)) for row in halves)
+    return np.fromiter(numbers, dtype=np.uint32, count=len(halves))
+
+
+def first_rows(nodes: Nodes) -> Rows:
+    """Return the first row of each node."""
+    return np.unique(nodes, return_index=True)[1]
+
+
+class Copies:
+    """Translates between nodes of the graph and rows."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        """Group rows by node.
+
+        Args:
+            nodes: the node of each row, shape (items,).
+        """
+        counts = np.bincount(nodes)
+        self.num_nodes = len(counts)
+        self._nodes = nodes
+        self._has_copies = self.num_nodes < len(nodes)
+        if self._has_copies:
+            self._counts = counts
+            self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+            self._rows = np.argsort(nodes, kind="stable")
+
+    def mask_of_nodes(self, rows: Mask) -> Mask:
+        """Return which nodes have at least one of the rows in a mask."""
+        if not self._has_copies:
+            return rows
+        mask = np.zeros(self.num_nodes, dtype=bool)
+        mask[self._nodes[rows]] = True
+        return mask
+
+    def rows_of(self, nodes: Rows, most: int, allowed: Mask | None) -> Rows:
+        """Return the rows of some nodes: of each, the first `most` that are allowed.
+
+        More would be of no use to a caller who wants `most` rows: copies score alike, and the
+        first rows come first.
+        """
+        if not self._has_copies:
+            return nodes
+        counts = self._counts[nodes]
+        ends = np.cumsum(counts)
+        begins = ends - counts
+        places = np.arange(counts.sum()) - np.repeat(begins, counts)
+        rows: Rows = self._rows[np.repeat(self._starts[nodes], counts) + places]
+        good = np.ones(len(rows), dtype=bool) if allowed is None else allowed[rows]
+        # How many allowed rows of the same node come before.
+        before = np.cumsum(good) - good
+        within = before - np.repeat(before[begins], counts)
+        kept: Rows = rows[good & (within < most)]
+        return kept
