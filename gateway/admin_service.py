@@ -9,7 +9,7 @@ from gateway.catalog.store import CatalogStore
 from gateway.cluster import Cluster
 from gateway.generations import Generations
 from gateway.items import ItemReader
-from protos.vitrine.v1 import admin_pb2, admin_pb2_grpc
+from protos.vitrine.v1 import admin_pb2, admin_pb2_grpc, index_pb2
 from rpc.active import Active
 from rpc.errors import InvalidArgument, VitrineError
 from rpc.server import software_version
@@ -101,13 +101,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 shard=shard.shard,
                 target=replica.address,
                 reachable=replica.reachable,
-                generations=[entry for _, entry in sorted(replica.generations.items())],
+                generations=[self._told(entry) for _, entry in sorted(replica.generations.items())],
                 resident_bytes=replica.resident_bytes,
                 detail=replica.detail,
             )
             for shard in self._cluster.shards
             for replica in shard.replicas
         ]
+
+    def _told(self, entry: index_pb2.LoadedGeneration) -> index_pb2.LoadedGeneration:
+        """Return what a shard said of a generation, and whether it was promoted by force."""
+        told = index_pb2.LoadedGeneration()
+        told.CopyFrom(entry)
+        below = entry.gate.ann_recall_at_10 < entry.gate.required_ann_recall_at_10
+        told.forced = below and any(
+            promotion.generation == entry.generation and promotion.reason
+            for promotion in self._cluster.active.history
+        )
+        return told
 
     async def _catalog_status(self) -> admin_pb2.CatalogStatus:
         try:

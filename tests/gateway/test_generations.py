@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from gateway.admin_service import AdminService
 from gateway.query import SearchPlan, TextQuery
+from protos.vitrine.v1 import admin_pb2
 from rpc.active import read_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable
@@ -146,3 +148,16 @@ async def test_a_second_gateway_follows_the_pointer(tmp_path):
         await it.cluster.look()
 
         assert it.cluster.view().generation == 2
+
+
+async def test_a_forced_promotion_is_told_by_describe_cluster(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2, NEW)
+        for shard in it.shards:
+            shard.ann_recall = 0.9
+        await it.generations.promote(2, force_reason="measured otherwise")
+        admin = AdminService(it.cluster, it.generations, it.catalog, it.items)
+        told = await admin.DescribeCluster(admin_pb2.DescribeClusterRequest(), None)
+
+    forced = {entry.generation: entry.forced for entry in told.shards[0].generations}
+    assert forced == {1: False, 2: True}
