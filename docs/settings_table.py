@@ -2,8 +2,8 @@
 
     python docs/settings_table.py
 
-Each table stands between `<!-- settings:NAME -->` and `<!-- /settings:NAME -->`. A test fails when the
-page is not what this would write.
+Each table stands between `<!-- settings:NAME -->` and `<!-- /settings:NAME -->`. A test fails when
+the page is not what this would write.
 """
 
 import re
@@ -46,10 +46,10 @@ def with_tables(page: str) -> str:
     """Return the text of a page with its tables replaced by what they should be."""
     for name, table in tables().items():
         begin, end = f"<!-- settings:{name} -->", f"<!-- /settings:{name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if not pattern.search(page):
+        place = re.search(f"{begin}.*?{end}", page, re.DOTALL)
+        if place is None:
             raise SystemExit(f"error: {PAGE} has no {begin} ... {end}")
-        page = pattern.sub(lambda _, text=f"{begin}\n{table}\n{end}": text, page)
+        page = f"{page[: place.start()]}{begin}\n{table}\n{end}{page[place.end() :]}"
     return page
 
 
