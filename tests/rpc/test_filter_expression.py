@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from protos.vitrine.v1.types_pb2 import Filter, FilterValue
 from rpc.errors import InvalidArgument
-from rpc.filter_expression import CHILDREN_MAX, DEPTH_MAX, NODES_MAX, format_filter, parse_filter
+from rpc.filter_expression import CHILDREN_MAX, DEPTH_MAX, NODES_MAX, parse_filter
+from tests.rpc.filter_printing import format_filter
 
 
 def equals(attribute: str, **value) -> dict:
