@@ -68,7 +68,12 @@ def build(
     ] = False,
     catalog: CatalogOption = "",
     mapping: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Says which column is what.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Says which column is what; `python -m gateway.ingest FILE --print-mapping` "
+            "prints one to start from.",
+        ),
     ] = None,
     map_: Annotated[
         list[str] | None,
