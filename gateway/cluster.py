@@ -42,6 +42,7 @@ class Cluster:
         Raises:
             VitrineError: no generation is served yet; says what that waits for.
             NotFound: no shard holds the generation asked for.
+            FailedPrecondition: GENERATION_RETIRED, none holds it any more.
         """
         if self._view is None:
             assert self.blocked_on is not None
@@ -50,8 +51,19 @@ class Cluster:
             return self._view
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
-            raise NotFound("generation", [generation])
+            raise self._not_held(generation)
         return view_of(loaded)
+
+    def _not_held(self, generation: int) -> VitrineError:
+        """Return why a generation cannot be searched: it was once, or it never was."""
+        if all(entry.generation != generation for entry in self.active.history):
+            return NotFound("generation", [generation])
+        return FailedPrecondition(
+            "GENERATION_RETIRED",
+            f"generation {generation} was released; search the promoted one",
+            expected=self.active.generation,
+            got=generation,
+        )
 
     @property
     def ready(self) -> bool:

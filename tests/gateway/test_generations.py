@@ -161,3 +161,16 @@ async def test_a_forced_promotion_is_told_by_describe_cluster(tmp_path):
 
     forced = {entry.generation: entry.forced for entry in told.shards[0].generations}
     assert forced == {1: False, 2: True}
+
+
+async def test_a_generation_that_was_released_is_retired_not_unknown(tmp_path):
+    async with running(tmp_path) as it:
+        for generation in (2, 3):
+            add_generation(it, generation, NEW)
+            await it.generations.promote(generation)
+        with pytest.raises(FailedPrecondition) as caught:
+            it.cluster.view(1)
+
+        assert caught.value.reason == "GENERATION_RETIRED"
+        with pytest.raises(NotFound):
+            it.cluster.view(4)
