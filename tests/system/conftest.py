@@ -11,6 +11,7 @@ from tests.system.deployment import (
     NUM_SHARDS,
     NUM_TWINS,
     Deployment,
+    add_copy_of_generation,
     copy_home,
     read_items,
     write_items,
@@ -59,6 +60,19 @@ def built_home(
 def deployment(built_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A running installation: search it, do not hurt it."""
     running = Deployment(copy_home(built_home, tmp_path_factory.mktemp("deployment") / "home"))
+    running.up()
+    try:
+        yield running
+    finally:
+        running.down()
+
+
+@pytest.fixture(scope="session")
+def movable(built_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A running installation with generations 1, 2 and 3 of the same items, to move between."""
+    running = Deployment(copy_home(built_home, tmp_path_factory.mktemp("movable") / "home"))
+    for copy in (2, 3):
+        add_copy_of_generation(running.home, 1, copy)
     running.up()
     try:
         yield running
