@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from typing import Any, TypeVar, cast
 
 import grpc
+import orjson
 
 from cli.home import Home
 from cli.processes import read_state
@@ -18,6 +21,14 @@ DEFAULT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 2.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """What a gateway waits for before it serves: a reason for programs, and in words."""
+
+    reason: str = ""
+    message: str = ""
 
 
 @contextmanager
@@ -62,6 +73,19 @@ def call(
 def is_serving(address: str, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
     """Tell whether a server's health says SERVING."""
     return not why_not_serving(address, service="", timeout_s=timeout_s)
+
+
+def why_blocked(http_address: str, timeout_s: float = HEALTH_TIMEOUT_S) -> Blocked:
+    """Return what a gateway that does not serve yet waits for, as its health page says."""
+    connection = HTTPConnection(http_address, timeout=timeout_s)
+    try:
+        connection.request("GET", "/healthz")
+        health = orjson.loads(connection.getresponse().read())
+        return Blocked(str(health["blocked_reason"]), str(health["blocked_on"]))
+    except (OSError, HTTPException, orjson.JSONDecodeError, KeyError):
+        return Blocked()
+    finally:
+        connection.close()
 
 
 def address_or_default(address: str | None, home: Home) -> str:

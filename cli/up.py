@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from rich.console import Console
 
-from cli.calls import connect, is_serving
+from cli.calls import connect, is_serving, why_blocked
 from cli.home import Home, only_one
 from cli.offline import Manifest, copied_bundle, promoted
 from cli.processes import (
@@ -37,6 +37,11 @@ READY_TIMEOUT_S = 180.0
 POLL_S = 0.1
 WATCH_S = 0.5
 PROBE_TEXT = "ready"
+# What keeps a gateway from serving for good, and what to do about it.
+_REMEDIES = {
+    "ENCODER_MISMATCH": "start it with the bundle that the generation was built with (without "
+    "--bundle), or build a generation with this one",
+}
 PROBE_TIMEOUT_S = 5.0
 
 
@@ -139,8 +144,15 @@ class _Starting:
         self.wait(lambda: self._all_announced(names), "to listen")
         return [process.address for process in self.processes if process.name in names]
 
-    def wait(self, done: Callable[[], bool], what: str) -> None:
+    def wait(
+        self, done: Callable[[], bool], what: str, why: Callable[[], str] = lambda: ""
+    ) -> None:
         """Wait for a condition.
+
+        Args:
+            done: the condition.
+            what: the processes are waited for to do.
+            why: says what they wait for themselves, asked when the time is over.
 
         Raises:
             CommandError: a process ended, or the time is over.
@@ -148,11 +160,17 @@ class _Starting:
         while not done():
             self._require_all_alive()
             if time.monotonic() > self._deadline_s:
+                reason = why()
                 raise CommandError(
-                    f"waited {self._timeout_s:g} s for the processes {what}; their logs are in "
+                    f"waited {self._timeout_s:g} s for the processes {what}"
+                    f"{f' ({reason})' if reason else ''}; their logs are in "
                     f"{self.home.logs}; allow more time with --ready-timeout"
                 )
             time.sleep(POLL_S)
+
+    def why_blocked(self) -> str:
+        """Return what the gateway, started last, waits for."""
+        return why_blocked(self.processes[-1].http_address).message
 
     def _all_announced(self, names: set[str]) -> bool:
         for place, process in enumerate(self.processes):
@@ -176,8 +194,9 @@ def _start_in_order(
         )
         (gateway,) = starting.start([_gateway(starting.home, options, encoder, shards)])
         write_state(starting.home, starting.state)
-        for address in (encoder, *shards, gateway):
+        for address in (encoder, *shards):
             starting.wait(lambda address=address: is_serving(address), "to serve")  # type: ignore[misc]
+        starting.wait(lambda: _serves(starting.processes[-1]), "to serve", starting.why_blocked)
         starting.wait(lambda: _answers_a_search(gateway), "to answer a search")
     return starting.state
 
@@ -209,6 +228,20 @@ def _gateway(home: Home, options: UpOptions, encoder: str, shards: Sequence[str]
         "GENERATIONS": str(home.generations),
     }
     return Service("gateway", "gateway", "VITRINE_GATEWAY_", settings)
+
+
+def _serves(gateway: Process) -> bool:
+    """Tell whether the gateway serves.
+
+    Raises:
+        CommandError: it never will, for a reason that waiting does not cure.
+    """
+    if is_serving(gateway.address):
+        return True
+    blocked = why_blocked(gateway.http_address)
+    if remedy := _REMEDIES.get(blocked.reason):
+        raise CommandError(f"{blocked.message}; {remedy}")
+    return False
 
 
 def _answers_a_search(address: str) -> bool:
