@@ -5,6 +5,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import uvloop
+
 from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder, ReferenceCheck, load_encoder
 from encoder_service.metrics import EncoderMetrics
@@ -117,7 +119,7 @@ def main() -> None:
         # The pool's threads already fill every core.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         configure_logging(ROLE, settings.log_level, settings.log_format)
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import uvloop
+
 from gateway.admin_service import AdminService
 from gateway.catalog.store import StoreLimits, open_catalog
 from gateway.catalog_service import CatalogService
@@ -90,7 +92,7 @@ def main() -> None:
     with errors_as_sentences():
         settings = read_settings(GatewaySettings)
         configure_logging("gateway", settings.log_level, settings.log_format)
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from typing import Any
 
+import uvloop
 from threadpoolctl import threadpool_limits
 
 from index_service.executor import SearchExecutor
@@ -81,7 +82,7 @@ def main() -> None:
         sys.setswitchinterval(_GIL_SWITCH_INTERVAL_S)
         # Search threads are one a core already; BLAS threads beside them would fight for it.
         with threadpool_limits(limits=1, user_api="blas"):
-            asyncio.run(serve(settings))
+            uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":
