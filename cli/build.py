@@ -109,7 +109,7 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
                 return _build(home, options, lock)
         except StageFailed as exc:
             raise CommandError(
-                f"the build stopped: {exc}; run the same command again to go on from there"
+                f"the build stopped: {exc}; what is done so far is kept for the next try"
             ) from exc
         except KeyboardInterrupt:
             raise CommandError(

@@ -1,7 +1,7 @@
 """Moving searches from one generation to another, and back: publish, never mutate."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gateway.cluster import Cluster
@@ -9,7 +9,7 @@ from gateway.settings import GatewaySettings
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.active import Active, read_active, write_active
-from rpc.errors import FailedPrecondition, Unavailable
+from rpc.errors import FailedPrecondition, Unavailable, VitrineError
 from rpc.telemetry import get_logger
 
 
@@ -66,36 +66,50 @@ class Generations:
         self, generation: int, action: Literal["promote", "rollback"], reason: str
     ) -> Active:
         """Do the steps in the only order that never loses a search."""
-        # 1. Every shard has it, verified and warm; the encoder is asked afresh.
-        loaded = await self.load(generation)
-        await self._cluster.encoder.probe(self._timeout_s)
-        # 2. It belongs to these shards and this encoder, and finds what it should.
-        view = view_of(loaded)
-        self._cluster.require_fit(view, loaded[0].num_shards)
-        if action == "promote" and not reason:
-            _require_gate(view, loaded[0].gate)
-        # 3. The pointer moves, durably; then searches move, in one step.
+        # 1. Every shard has it, and it may be served; shards do not keep what may not.
+        try:
+            view = await self._prepared(generation, gated=action == "promote" and not reason)
+        except VitrineError:
+            if generation not in kept_by(self._cluster.active):
+                await self._release(lambda loaded: loaded == generation)
+            raise
+        # 2. The pointer moves, durably; then searches move, in one step.
         before = await asyncio.to_thread(read_active, self._url)
         active = before.promoted(generation, action, reason)
         await asyncio.to_thread(write_active, self._url, active)
         self._cluster.active = active
         self._cluster.serve(view)
-        # 4. The generation before stays for a rollback; older ones go.
-        await self._release_all_but({active.generation, active.previous})
+        # 3. The generation before stays for a rollback; older ones go.
+        await self._release(lambda loaded: loaded not in kept_by(active))
         self._log.info(action, generation=generation, previous=active.previous, reason=reason)
         return active
 
-    async def _release_all_but(self, kept: set[int]) -> None:
+    async def _prepared(self, generation: int, *, gated: bool) -> GenerationView:
+        """Load a generation on every shard, verified and warm; refuse one that must not serve."""
+        loaded = await self.load(generation)
+        await self._cluster.encoder.probe(self._timeout_s)
+        view = view_of(loaded)
+        self._cluster.require_fit(view, loaded[0].num_shards)
+        if gated:
+            _require_gate(view, loaded[0].gate)
+        return view
+
+    async def _release(self, unwanted: Callable[[int], bool]) -> None:
         releases = [
             replica.release(generation, self._timeout_s)
             for shard in self._cluster.shards
             for replica in shard.replicas
             for generation in tuple(replica.generations)
-            if generation not in kept
+            if unwanted(generation)
         ]
         for error in await asyncio.gather(*releases):
             if error is not None:
                 self._log.warning("a generation was not released", error=str(error))
+
+
+def kept_by(active: Active) -> set[int]:
+    """Return the generations that stay loaded: the promoted one, and the one for a rollback."""
+    return {active.generation, active.previous}
 
 
 def _require_gate(view: GenerationView, gate: types_pb2.Gate) -> None:

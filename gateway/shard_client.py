@@ -16,7 +16,7 @@ from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, from_rpc_error
+from rpc.errors import Unavailable, VitrineError, from_rpc_error
 
 R = TypeVar("R")
 
@@ -138,11 +138,19 @@ class ShardClient:
             return await call(first)
         except grpc.aio.AioRpcError as exc:
             if exc.code() is not grpc.StatusCode.UNAVAILABLE or not others:
-                raise from_rpc_error(exc) from exc
+                raise self._error_of(exc, first) from exc
         try:
             return await call(others[0])
         except grpc.aio.AioRpcError as exc:
-            raise from_rpc_error(exc) from exc
+            raise self._error_of(exc, others[0]) from exc
+
+    def _error_of(self, error: grpc.aio.AioRpcError, replica: Replica) -> VitrineError:
+        """Return our error; a broken connection is told as what it means, not as gRPC tells it."""
+        ours = from_rpc_error(error)
+        if isinstance(ours, Unavailable) and ours.reason == error.code().name:
+            down = f"shard {self.shard} at {replica.address} cannot be reached"
+            return Unavailable("SHARD_DOWN", down)
+        return ours
 
     def _in_order_of_choice(self, generation: int) -> list[Replica]:
         """Return the replicas worth calling, in turn: those that hold the generation, if any do.

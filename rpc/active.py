@@ -85,5 +85,7 @@ def write_active(generations_url: str, active: Active) -> None:
 
 
 def _parse(document: dict[str, Any]) -> Active:
+    if document["format_version"] != FORMAT_VERSION:
+        raise TypeError(f"format_version is {document['format_version']}, not {FORMAT_VERSION}")
     history = tuple(Promotion(**entry) for entry in document["history"])
     return Active(int(document["generation"]), int(document["previous"]), history)

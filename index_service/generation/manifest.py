@@ -190,7 +190,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
-        raise NotFound("generation", [folder.name])
+        raise NotFound("generation", [folder.name.lstrip("0") or folder.name])
     try:
         content = path.read_bytes()
     except FileNotFoundError as exc:

@@ -174,3 +174,14 @@ async def test_a_generation_that_was_released_is_retired_not_unknown(tmp_path):
         assert caught.value.reason == "GENERATION_RETIRED"
         with pytest.raises(NotFound):
             it.cluster.view(4)
+
+
+async def test_a_generation_that_may_not_serve_does_not_stay_loaded(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2, NEW)
+        for shard in it.shards:
+            shard.ann_recall = 0.9
+        with pytest.raises(FailedPrecondition):
+            await it.generations.promote(2)
+
+        assert all(shard.loaded == {1} for shard in it.shards)
