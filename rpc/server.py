@@ -10,12 +10,12 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 import orjson
-from grpc_health.v1 import health as grpc_health_v1
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rpc.eager_accept import eager_server
 from rpc.files import replace_file
+from rpc.health import Health
 from rpc.http import HttpServer, bind, http_app
 from rpc.interceptors import CallInterceptor
 from rpc.settings import ServiceSettings
@@ -62,7 +62,7 @@ class ServiceServer:
         self._metrics = metrics
         self._log = get_logger()
         self._stop_asked = asyncio.Event()
-        self._health = grpc_health_v1.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = Health()
         self._service_names: list[str] = [""]
 
         async def describe_with_health() -> dict[str, Any]:
@@ -86,7 +86,7 @@ class ServiceServer:
             PortInUse: a port asked for is taken.
         """
         self._service_names += service_names
-        await self._say_serving(serving=False)
+        self._say_serving(serving=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         if self._settings.reflection:
             names = (*service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -106,15 +106,15 @@ class ServiceServer:
     async def set_serving(self, serving: bool) -> None:
         """Say on health and metrics whether this service can answer."""
         if serving != self.serving and not (serving and self._stop_asked.is_set()):
-            await self._say_serving(serving)
+            self._say_serving(serving)
 
-    async def _say_serving(self, serving: bool) -> None:
+    def _say_serving(self, serving: bool) -> None:
         self.serving = serving
         self._metrics.serving.set(int(serving))
         states = health_pb2.HealthCheckResponse
         state = states.SERVING if serving else states.NOT_SERVING
         for name in self._service_names:
-            await self._health.set(name, state)
+            self._health.set(name, state)
 
     async def _serve_until_stopped(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Wait for readiness and for a stop signal, whichever comes; then drain."""
@@ -136,8 +136,9 @@ class ServiceServer:
     async def _drain(self) -> None:
         """Refuse new calls, let those in flight end."""
         self._log.info("draining", timeout_s=self._settings.drain_timeout_s)
-        await self._say_serving(serving=False)
+        self._say_serving(serving=False)
         await asyncio.sleep(self._settings.drain_delay_s)
+        self._health.close()
         await self.grpc.stop(grace=self._settings.drain_timeout_s)
         self._log.info("stopped")
 

@@ -109,6 +109,33 @@ async def test_health_says_not_serving_while_draining(tmp_path):
         assert (await server.encode()).encoder_id, "calls are served during the drain delay"
 
 
+async def test_a_watcher_of_health_hears_the_end_and_does_not_hold_it_up(tmp_path):
+    async with running(tmp_path, drain_timeout_s=60) as server:
+        await eventually(lambda: server.server.serving)
+        stub = health_pb2_grpc.HealthStub(server.channel)
+        watches = [
+            stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", SERVICES[0])
+        ]
+        for watch in watches:
+            assert (await watch.read()).status == States.SERVING
+        await server.terminate()
+        for watch in watches:
+            assert (await watch.read()).status == States.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+            assert await watch.code() is grpc.StatusCode.OK
+
+
+async def test_a_service_that_does_not_exist_has_no_health(server):
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    request = health_pb2.HealthCheckRequest(service="nobody")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Check(request)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    watch = stub.Watch(request)
+    assert (await watch.read()).status == States.SERVICE_UNKNOWN
+    watch.cancel()
+
+
 async def test_calls_that_outlast_the_drain_are_cut(tmp_path):
     async with running(tmp_path, drain_timeout_s=0.2) as server:
         in_flight = asyncio.ensure_future(server.encode("wait"))
