@@ -60,7 +60,9 @@ class InProcess:
             faiss.omp_set_num_threads(1)
             while time.perf_counter() < stop_s:
                 with lock:
-                    text = next(remaining)
+                    text = next(remaining, None)
+                if text is None:
+                    return
                 self.search(text)
                 counts[number] += 1
 
