@@ -37,8 +37,11 @@ class Generations:
         for shard, loading in enumerate(loads):
             if not loading:
                 raise Unavailable("SHARD_DOWN", f"shard {shard} has no address")
-        loaded = await asyncio.gather(*(asyncio.gather(*loading) for loading in loads))
-        return [replicas[0] for replicas in loaded]
+        # All of them end before the first error is told: what one still loads cannot be released.
+        ended = await asyncio.gather(
+            *(asyncio.gather(*loading, return_exceptions=True) for loading in loads)
+        )
+        return [_all_loaded(replicas)[0] for replicas in ended]
 
     async def promote(self, generation: int, force_reason: str = "") -> Active:
         """Load everywhere, check, switch, let older generations go; return what is active now.
@@ -105,6 +108,18 @@ class Generations:
         for error in await asyncio.gather(*releases):
             if error is not None:
                 self._log.warning("a generation was not released", error=str(error))
+
+
+def _all_loaded(
+    replicas: Sequence[index_pb2.LoadedGeneration | BaseException],
+) -> list[index_pb2.LoadedGeneration]:
+    """Return what each replica loaded; raise what the first said that could not."""
+    loaded = []
+    for outcome in replicas:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        loaded.append(outcome)
+    return loaded
 
 
 def kept_by(active: Active) -> set[int]:

@@ -63,6 +63,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
     calls: list[int] = field(default_factory=list)
     search_delay_s: float = 0.0
     describe_delay_s: float = 0.0
+    load_delay_s: float = 0.0
     refuse: Exception | None = None
     cancelled: int = 0
 
@@ -119,6 +120,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
     async def LoadGeneration(self, request, context):
         if request.generation not in self.can_load:
             raise NotFound("generation", [request.generation])
+        await asyncio.sleep(self.load_delay_s)
         self.loaded.add(request.generation)
         return index_pb2.IndexServiceLoadGenerationResponse(
             loaded=self._describe(request.generation)

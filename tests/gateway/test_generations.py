@@ -139,6 +139,19 @@ async def test_promotion_with_a_shard_down_changes_nothing(tmp_path):
         assert read_active(str(tmp_path)).generation == 1
 
 
+async def test_what_one_shard_cannot_load_no_other_keeps(tmp_path):
+    async with running(tmp_path, num_shards=3) as it:
+        add_generation(it, 2, NEW)
+        for shard in it.shards:
+            shard.can_load.add(2)
+        it.shards[1].can_load.discard(2)
+        it.shards[2].load_delay_s = 0.2
+        with pytest.raises(NotFound):
+            await it.generations.promote(2)
+
+        assert [shard.loaded for shard in it.shards] == [{1}] * 3
+
+
 async def test_a_second_gateway_follows_the_pointer(tmp_path):
     async with running(tmp_path) as it:
         add_generation(it, 2, NEW)
