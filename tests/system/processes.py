@@ -45,8 +45,9 @@ class Ran:
 
     @property
     def error(self) -> str:
-        """Its `error: ...` sentence."""
-        sentences = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        """Its `error: ...` sentence; that of the process it ran, where it refers to one."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        sentences = [line for line in lines if "for the reason above" not in line]
         assert len(sentences) == 1, self.err
         return sentences[0].removeprefix("error: ")
 
