@@ -63,7 +63,7 @@ async def measure(home: Path, address: str, options: argparse.Namespace) -> dict
     channel = grpc.aio.insecure_channel(address)
     search = search_pb2_grpc.SearchServiceStub(channel).Search
     health = grpc.aio.insecure_channel(addresses["encoder"])
-    empty = health.unary_unary("/grpc.health.v1.Health/Check")
+    empty: Any = health.unary_unary("/grpc.health.v1.Health/Check", None, None)
     recall = await ann_recall_at_10(search, [next(queries) for _ in range(RECALL_QUERIES)])
     times_us: dict[str, list[float]] = defaultdict(list)
     stages_us: dict[str, list[float]] = defaultdict(list)

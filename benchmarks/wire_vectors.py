@@ -62,7 +62,7 @@ def measure() -> dict[str, Any]:
     assert np.array_equal(unpack_bytes(), vector)
     assert np.array_equal(unpack_floats(), vector)
     actions = (pack_bytes, pack_floats, unpack_bytes, unpack_floats)
-    microseconds = {action.__name__: [] for action in actions}
+    microseconds: dict[str, list[float]] = {action.__name__: [] for action in actions}
     for _ in range(ROUNDS):
         for action in actions:
             microseconds[action.__name__].append(_microseconds(action))
