@@ -3,6 +3,7 @@
 `python -m encoder_service.embed --bundle DIR --items items.arrow --cache DIR --out DIR`
 """
 
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -217,12 +218,10 @@ def _write_probes(out: Path, items: Items, encoder: Encoder) -> None:
     prompt = encoder.bundle.prompts.query
     with progress_bar("embedding probe queries", total=None):
         vectors = encoder.encode([prompt + probe_text(title, rng) for title in titles])
-    aside = out / f".{PROBES_FILE}.{os.getpid()}"
-    with aside.open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(out / PROBES_FILE)
+    # Into memory first: NumPy's own writing to a file does not say why it failed.
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    replace_file(out / PROBES_FILE, content.getvalue())
 
 
 def _batch_starts(items: Items) -> NDArray[np.int64]:

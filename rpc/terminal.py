@@ -1,5 +1,6 @@
 """How commands and build stages speak to people: progress, one result, one-line errors."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from rich.progress import (
 from rpc.errors import VitrineError
 
 EXIT_FAILED = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_REMEDY = "; make room, then run the same command again to go on"
 
 
 class CommandError(Exception):
@@ -72,4 +75,5 @@ def errors_as_sentences() -> Iterator[None]:
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to go on")
     except OSError as exc:
-        fail(f"{exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}")
+        remedy = _NO_ROOM_REMEDY if exc.errno in _NO_ROOM else ""
+        fail(f"{exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}{remedy}")

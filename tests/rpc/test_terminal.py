@@ -19,8 +19,9 @@ from rpc.terminal import CommandError, errors_as_sentences, print_result, progre
         (KeyboardInterrupt(), "interrupted; run the same command again to go on"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/data/x"),
-            "No space left on device: /data/x",
+            "No space left on device: /data/x; make room, then run the same command again to go on",
         ),
+        (OSError(errno.EACCES, "Permission denied", "/data/x"), "Permission denied: /data/x"),
     ],
 )
 def test_an_error_is_one_sentence_and_status_1(error, sentence, capsys):
