@@ -3,8 +3,9 @@
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 from uuid import uuid4
 
 import orjson
@@ -35,6 +36,23 @@ def new_request_id() -> str:
     return uuid4().hex
 
 
+class _LogStream:
+    """A stream that loses lines when it has no room or nobody reads it; calls go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or lose the text."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, or lose what is buffered."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logging(role: str, level: str, log_format: str) -> None:
     """Send structured logs to stderr, each line with the role and the request id."""
 
@@ -62,7 +80,7 @@ def configure_logging(role: str, level: str, log_format: str) -> None:
             to_text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_LogStream(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
