@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rpc.cpu import cpu_features
+
 RESULTS = Path(__file__).parent / "results"
-CPU_FLAGS_THAT_MATTER = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 PACKAGES = ("grpcio", "protobuf", "numpy", "faiss-cpu", "onnxruntime", "tokenizers", "pyarrow")
 
 
@@ -21,7 +22,7 @@ def machine() -> dict[str, Any]:
     return {
         "commit": _commit(),
         "cpu": _cpu_lines("model name") or platform.processor(),
-        "cpu_flags": [f for f in CPU_FLAGS_THAT_MATTER if f in _cpu_lines("flags").split()],
+        "cpu_flags": cpu_features(),
         "cores": len(os.sched_getaffinity(0)),
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),

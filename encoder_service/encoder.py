@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_service.bundle import EncoderBundle, References, read_references
-from encoder_service.session import Session, cpu_features
+from encoder_service.session import Session
 from encoder_service.tokenizer import Tokenizer, Tokens
+from rpc.cpu import cpu_features
 from rpc.errors import DataLoss
 
 Vectors = NDArray[np.float32]

@@ -1,8 +1,5 @@
 """ONNX Runtime with every option that matters written out."""
 
-import platform
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -15,9 +12,6 @@ Vector = NDArray[np.float32]
 
 _INPUTS = {"input_ids", "attention_mask"}
 _OUTPUT = "embedding"
-_CPU_FEATURES = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm",
-)  # fmt: skip
 
 
 class Session:
@@ -64,19 +58,6 @@ class Session:
             )
         if outputs[_OUTPUT][-1] not in (bundle.dim, None) and isinstance(outputs[_OUTPUT][-1], int):
             raise DataLoss(path, f"makes {outputs[_OUTPUT][-1]} values, {bundle.dim} are recorded")
-
-
-def cpu_features() -> list[str]:
-    """Return which instruction sets that matter for INT8 this processor has."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return [platform.machine()]
-    for line in text.splitlines():
-        if line.startswith(("flags", "Features")):
-            present = set(line.split())
-            return [feature for feature in _CPU_FEATURES if feature in present]
-    return [platform.machine()]
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -5,7 +5,6 @@
 
 import logging
 import os
-import platform
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from rpc.cpu import cpu_features
 from rpc.terminal import CommandError, errors_as_sentences, print_result, progress_bar
 from training import bundle_files
 from training.reference_texts import generate_texts, short_queries
@@ -30,16 +30,6 @@ NUM_CALIBRATION_TEXTS = 64
 NUM_GATE_TEXTS = 144
 _SPEED_QUERIES = 12
 _SPEED_ROUNDS = 10
-_CPU_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +83,6 @@ def export(options: ExportOptions) -> dict[str, Any]:
         ),
     }
     return bundle_files.write_bundle(options.out, files, description)
-
-
-def cpu_features() -> list[str]:
-    """Return which instruction sets that matter for INT8 this processor has."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return [platform.machine()]
-    for line in text.splitlines():
-        if line.startswith(("flags", "Features")):
-            present = set(line.split())
-            return [feature for feature in _CPU_FEATURES if feature in present]
-    return [platform.machine()]
 
 
 def _export_graph(options: ExportOptions, reference_texts: list[str]) -> Source:
