@@ -109,8 +109,8 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
                 return _build(home, options, lock)
         except StageFailed as exc:
             raise CommandError(
-                f"the build stopped: {exc}; what is done so far is kept: run the same command again "
-                "once that is mended"
+                f"the build stopped: {exc}; what is done so far is kept: run the same command "
+                "again once that is mended"
             ) from exc
         except KeyboardInterrupt:
             raise CommandError(
