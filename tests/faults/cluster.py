@@ -9,7 +9,7 @@ import psutil
 
 from tests.system.deployment import NUM_SHARDS, Deployment
 from tests.system.polling import eventually
-from tests.system.processes import Process, start, wait_until_serving
+from tests.system.processes import Process, Ran, start, wait_until_serving
 from tests.system.wire import Stubs
 
 WHOLE = 1.0
@@ -69,6 +69,15 @@ class Cluster(Deployment):
                 yield stubs
             finally:
                 stubs.close()
+
+    def down(self) -> Ran:
+        """Stop everything, also what was started by hand and the command does not know of."""
+        ran = super().down()
+        for process in self.processes.values():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.go_on()
+                process.kill()
+        return ran
 
     def heal(self) -> None:
         """Let stopped processes go on, start those that ended, wait until all is searched."""
