@@ -11,7 +11,7 @@ from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, from_rpc_error
+from rpc.errors import Unavailable, from_rpc_error, is_gone
 from rpc.vectors import Vectors, unpack
 
 
@@ -75,7 +75,7 @@ class EncoderClient:
         try:
             response = await self._call(batch)
         except grpc.aio.AioRpcError as exc:
-            if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+            if not is_gone(exc):
                 raise from_rpc_error(exc) from exc
             response = await self._call_again(batch)
         rows = unpack(response.embeddings, response.dim)
@@ -89,7 +89,7 @@ class EncoderClient:
         try:
             return await self._call(batch)
         except grpc.aio.AioRpcError as exc:
-            if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+            if not is_gone(exc):
                 raise from_rpc_error(exc) from exc
             raise Unavailable(
                 "ENCODER_DOWN",

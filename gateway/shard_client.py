@@ -16,7 +16,7 @@ from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, VitrineError, from_rpc_error
+from rpc.errors import Unavailable, VitrineError, from_rpc_error, is_gone
 
 R = TypeVar("R")
 
@@ -137,7 +137,7 @@ class ShardClient:
                 return await self._call_hedged(first, others[0], call)
             return await call(first)
         except grpc.aio.AioRpcError as exc:
-            if exc.code() is not grpc.StatusCode.UNAVAILABLE or not others:
+            if not is_gone(exc) or not others:
                 raise self._error_of(exc, first) from exc
         try:
             return await call(others[0])

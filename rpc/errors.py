@@ -6,7 +6,7 @@ INTERNAL with a request id.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import grpc
@@ -190,6 +190,15 @@ def to_status(error: VitrineError) -> status_pb2.Status:
     return status
 
 
+def is_gone(error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether nobody took a call, so that another replica may be asked.
+
+    A call that reaches a server in the moment in which it shuts down ends with CANCELLED: gRPC's
+    core answers so, and no handler has seen it. (A call that we cancel raises CancelledError.)
+    """
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> VitrineError:
     """Return our exception for a status that another service answered with."""
     message = error.details() or error.code().name
@@ -206,18 +215,16 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> VitrineError:
     return rebuilt
 
 
-_REBUILD: dict[grpc.StatusCode, type[VitrineError]] = {
-    kind.code: kind
-    for kind in (
-        InvalidArgument,
-        NotFound,
-        FailedPrecondition,
-        ResourceExhausted,
-        Unavailable,
-        DeadlineExceeded,
-        DataLoss,
-        Unimplemented,
-    )
+_REBUILD: Mapping[grpc.StatusCode, type[VitrineError]] = {
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 
 

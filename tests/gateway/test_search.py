@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import numpy as np
 import pytest
 
@@ -245,6 +246,28 @@ async def test_a_replica_that_is_gone_costs_no_search(tmp_path):
         answers = [await it.searcher.search(SearchPlan(DRESS), soon()) for _ in range(10)]
 
     assert all(answer.coverage.whole for answer in answers)
+
+
+class Stopping(Unavailable):
+    """What gRPC's core answers to a call that reaches a server while it shuts down."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+async def test_a_replica_in_its_last_moment_costs_no_search(tmp_path):
+    async with running(tmp_path, replicas=2) as it:
+        it.shards[0].refuse = Stopping("STOPPING", "")
+        answers = [await it.searcher.search(SearchPlan(DRESS), soon()) for _ in range(4)]
+
+    assert all(answer.coverage.whole for answer in answers)
+
+
+async def test_a_shard_in_its_last_moment_is_unavailable(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[0].refuse = Stopping("STOPPING", "")
+        answer = await it.searcher.search(SearchPlan(DRESS), soon())
+
+    assert answer.coverage.outcomes[0].state is ShardState.UNAVAILABLE
 
 
 async def test_a_replica_slower_than_usual_is_hedged(tmp_path):

@@ -19,6 +19,7 @@ from rpc.errors import (
     Unimplemented,
     VitrineError,
     from_rpc_error,
+    is_gone,
 )
 from rpc.filter_expression import FilterSyntaxError
 from tests.rpc.conftest import error_of
@@ -80,6 +81,15 @@ async def test_a_status_of_the_transport_has_no_details_and_still_maps(tmp_path)
     assert isinstance(error, Unavailable)
     assert error.reason == "UNAVAILABLE"
     await channel.close()
+
+
+def test_a_call_that_met_a_server_in_its_last_moment_found_nobody():
+    metadata = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, metadata, metadata, "CANCELLED")
+    assert is_gone(error)
+    assert isinstance(from_rpc_error(error), Unavailable)
+    refused = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, metadata, metadata, "no")
+    assert not is_gone(refused)
 
 
 def test_a_code_that_we_never_send_keeps_its_code():
