@@ -58,10 +58,14 @@ def test_a_gateway_that_stops_under_load_answers_or_refuses_and_nothing_else(clu
         cluster.gateway.send(signal.SIGTERM)
         cluster.gateway.wait_until_ended()
         load.wait_for_more(8)
-    assert set(load.codes) == {"OK", "UNAVAILABLE"}, load.codes
+    # gRPC's core answers CANCELLED to a call that arrives in the moment of the shutdown, which no
+    # handler has seen: at most one a caller, and only from then on.
+    codes = load.codes
+    assert codes.pop("CANCELLED", 0) <= 8
+    assert set(codes) == {"OK", "UNAVAILABLE"}, load.codes
     answered = [outcome for outcome in load.outcomes if outcome.code == "OK"]
     assert all(outcome.response.coverage.fraction == 1 for outcome in answered)
-    refused = [outcome for outcome in load.outcomes if outcome.code == "UNAVAILABLE"]
+    refused = [outcome for outcome in load.outcomes if outcome.code != "OK"]
     assert min(outcome.ended_s for outcome in refused) > asked_to_stop_s
     assert all(outcome.ended_s - outcome.started_s < 5 for outcome in load.outcomes), (
         "nothing hangs"
@@ -98,7 +102,8 @@ def test_one_of_two_replicas_may_go_under_load(cluster, number):
             second.wait_until_ended()
             load.wait_for_more(60)
     assert load.failures == []
-    assert {outcome.response.coverage.fraction for outcome in load.outcomes} == {1.0}
+    for outcome in load.outcomes:
+        assert outcome.response.coverage.fraction == 1, outcome.response.coverage.shards[0]
 
 
 def test_a_shard_that_stops_under_load_becomes_part_of_the_coverage(cluster):
@@ -108,8 +113,10 @@ def test_a_shard_that_stops_under_load_becomes_part_of_the_coverage(cluster):
         load.wait_for_more(30)
     assert load.failures == []
     assert load.outcomes[-1].response.coverage.fraction < 1
-    states = {cluster.states(outcome.response)[HURT] for outcome in load.outcomes}
-    assert states <= {"OK", "UNAVAILABLE", "TIMEOUT", "SUSPENDED"}
+    for outcome in load.outcomes:
+        state = cluster.states(outcome.response)[HURT]
+        told = outcome.response.coverage.shards[HURT].detail
+        assert state in ("OK", "UNAVAILABLE"), told
 
 
 def test_an_encoder_that_stops_ends_the_texts_it_has(cluster):
@@ -121,3 +128,22 @@ def test_an_encoder_that_stops_ends_the_texts_it_has(cluster):
     assert set(load.codes) <= {"OK", "UNAVAILABLE"}, "cached texts go on"
     failure = failure_of(lambda: cluster.search(text="a text that is in no cache"))
     assert (failure.code, failure.reason) == ("UNAVAILABLE", "ENCODER_DOWN")
+
+
+def test_a_full_disk_under_the_logs_fails_no_call(cluster):
+    (cluster.home / "by-hand").mkdir(exist_ok=True)
+    for name in ("gateway.mute", "shard-0.mute", "encoder.mute"):
+        (cluster.home / "by-hand" / f"{name}.log").symlink_to("/dev/full")
+    with (
+        cluster.beside("encoder.mute") as encoder,
+        cluster.beside("shard-0.mute") as shard,
+    ):
+        targets = [shard.address, *(cluster.shard(other).address for other in (1, 2, 3))]
+        settings = {"SHARDS": ",".join(targets), "ENCODER": encoder.address}
+        with (
+            cluster.beside("gateway.mute", **settings) as gateway,
+            Load(gateway.address, callers=2) as load,
+        ):
+            load.wait_for_more(20)
+    assert load.failures == []
+    assert {outcome.response.coverage.fraction for outcome in load.outcomes} == {1.0}
