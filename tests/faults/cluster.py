@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import psutil
 
+from cli.home import Home
+from cli.processes import read_state, start_time, write_state
 from tests.system.deployment import NUM_SHARDS, Deployment
 from tests.system.polling import eventually
 from tests.system.processes import Process, Ran, start, wait_until_serving
@@ -39,8 +42,28 @@ class Cluster(Deployment):
         given = {**self.settings_of(name), "PORT": gone.port, **settings}
         process = start(name, given, self.home / "by-hand")
         self.processes[name] = process
+        self._remember(process)
         wait_until_serving(process)
         return process
+
+    def _remember(self, process: Process) -> None:
+        """Tell the command line of a process, so that it finds and stops it."""
+        home = Home.at(self.home)
+        state = read_state(home)
+        remembered = [
+            replace(
+                entry,
+                pid=process.pid,
+                started_at=start_time(process.pid),
+                address=process.address,
+                http_address=process.http_address,
+                log=str(process.log),
+            )
+            if entry.name == process.name
+            else entry
+            for entry in state.processes
+        ]
+        write_state(home, replace(state, processes=tuple(remembered)))
 
     @contextmanager
     def beside(self, name: str, **settings: Any) -> Iterator[Process]:
