@@ -24,6 +24,7 @@ from rpc.files import sync_folder
 from rpc.terminal import CommandError
 
 DESCRIPTION_FILE = "encoder.json"
+CATALOG_VARIABLE = "VITRINE_CATALOG"
 _ENCODER_ID = re.compile(r"[0-9a-f]{24}")
 _COPY_PREFIX = ".copying-"
 
@@ -147,8 +148,9 @@ def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
     work = home.builds / _key(catalog, encoder_id)
     work.mkdir(parents=True, exist_ok=True)
     stages = []
-    for stage, module, arguments in _stages(home, options, catalog, encoder_id, work):
-        result = run_stage(module, arguments, inherited=[lock])
+    secrets = {CATALOG_VARIABLE: catalog}
+    for stage, module, arguments in _stages(home, options, encoder_id, work):
+        result = run_stage(module, arguments, inherited=[lock], secrets=secrets)
         stages.append(_report(stage, result))
     generation = int(stages[-1].result["generation"])
     shutil.rmtree(work)
@@ -168,11 +170,11 @@ def _promote(home: Home, generation: int, force_reason: str) -> None:
 
 
 def _stages(
-    home: Home, options: BuildOptions, catalog: str, encoder_id: str, work: Path
+    home: Home, options: BuildOptions, encoder_id: str, work: Path
 ) -> Sequence[tuple[str, str, list[str]]]:
     """Return each stage's name, module and command line, in order."""
     bundle = home.bundles / encoder_id
-    export = ["--catalog", catalog, "--out", f"{work}"]
+    export = ["--out", f"{work}"]
     embed = ["--bundle", f"{bundle}", "--items", f"{work / 'items.arrow'}"]
     embed += ["--cache", f"{home.embeddings}", "--out", f"{work}"]
     index = ["--work", f"{work}", "--generations", f"{home.generations}"]
@@ -184,12 +186,12 @@ def _stages(
     ]
     if not options.items:
         return stages
-    return [("ingest", "gateway.ingest", _ingest_arguments(options, catalog)), *stages]
+    return [("ingest", "gateway.ingest", _ingest_arguments(options)), *stages]
 
 
-def _ingest_arguments(options: BuildOptions, catalog: str) -> list[str]:
+def _ingest_arguments(options: BuildOptions) -> list[str]:
     arguments = [f"{file}" for file in options.items]
-    arguments += ["--catalog", catalog, "--format", options.format, "--on-error", options.on_error]
+    arguments += ["--format", options.format, "--on-error", options.on_error]
     if options.mapping:
         arguments += ["--mapping", f"{options.mapping}"]
     for pair in options.map:

@@ -28,7 +28,12 @@ class StageFailed(CommandError):
     """A stage ended with an error, which it has already printed itself."""
 
 
-def run_stage(module: str, arguments: Sequence[str], inherited: Sequence[int] = ()) -> StageResult:
+def run_stage(
+    module: str,
+    arguments: Sequence[str],
+    inherited: Sequence[int] = (),
+    secrets: Mapping[str, str] | None = None,
+) -> StageResult:
     """Run `python -m module arguments` and return the JSON object on its last line of stdout.
 
     Its stderr is ours, so that progress bars show. It runs in its own session and is stopped, with
@@ -38,6 +43,8 @@ def run_stage(module: str, arguments: Sequence[str], inherited: Sequence[int] = 
         module: the module to run.
         arguments: its command line.
         inherited: file descriptors, such as a lock, that it keeps open.
+        secrets: environment variables for what may hold a password: a command line is everyone's
+            to read.
 
     Raises:
         StageFailed: it ended with another status than 0.
@@ -49,6 +56,7 @@ def run_stage(module: str, arguments: Sequence[str], inherited: Sequence[int] = 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         pass_fds=tuple(inherited),
+        env={**os.environ, **(secrets or {})},
         start_new_session=True,
     ) as child:
         try:

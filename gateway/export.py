@@ -118,7 +118,10 @@ def _batch(item_ids: list[str], items: list[bytes]) -> pa.RecordBatch:
 
 
 def main(
-    catalog: Annotated[str, typer.Option(help="sqlite:///ABSOLUTE/PATH or postgresql://...")],
+    catalog: Annotated[
+        str,
+        typer.Option(envvar="VITRINE_CATALOG", help="sqlite:///ABSOLUTE/PATH or postgresql://..."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write items.arrow and export.json to.")],
 ) -> None:
     """Write the catalogue as an Arrow file, sorted by item_id."""

@@ -31,7 +31,11 @@ class OnError(StrEnum):
 def main(
     files: Annotated[list[Path], typer.Argument(help="JSONL, CSV (both also .gz) or Parquet.")],
     catalog: Annotated[
-        str, typer.Option(help="sqlite:///ABSOLUTE/PATH or postgresql://... to write to.")
+        str,
+        typer.Option(
+            envvar="VITRINE_CATALOG",
+            help="sqlite:///ABSOLUTE/PATH or postgresql://... to write to.",
+        ),
     ] = "",
     mapping: Annotated[
         Path | None, typer.Option(help="TOML file that says which column is what.")

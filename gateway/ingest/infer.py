@@ -21,7 +21,10 @@ KEYWORD_CHARS_MAX = 100
 ID_COLUMNS = ("item_id", "id", "sku", "asin", "parent_asin", "product_id")
 TITLE_COLUMNS = ("title", "name", "product_name", "product_title")
 _URL = re.compile(r"(?:https?:)?//\S+")
-_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*|(?=\.\d))(?:\.\d+)?(?:[eE][+-]?\d+)?")
+# As programs write numbers, or with thousands set apart as shops do. Codes like 007 are words.
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9]\d*|(?=\.\d))(?:\.\d+)?(?:[eE][+-]?\d+)?|[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)"
+)
 _MONEY = re.compile(r"(?:from )?[$€£]\s?\d[\d,]*(?:\.\d+)?", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -61,6 +64,8 @@ def kind_of_column(values: Sequence[object], untyped: bool) -> AttributeKind | N
     """Return the kind that all present values have; None when they share none, or there are none.
 
     >>> kind_of_column(["19.5", "", "7"], untyped=True)
+    'number'
+    >>> kind_of_column(["1,199.00", "89.50"], untyped=True)
     'number'
     >>> kind_of_column(["red", "blue"], untyped=False)
     'keyword'

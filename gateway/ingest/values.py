@@ -12,6 +12,7 @@ from gateway.ingest.records import Reason, Refused
 
 _ABSENT = frozenset({"", "none", "null", "nan", "n/a", "-", "—"})
 _AMOUNT = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _EXACT_INTEGER_MAX = 2**53
 
@@ -140,10 +141,20 @@ def _to_number(value: object) -> float | None:
     if isinstance(value, (int, float, Decimal)):
         return float(value) if math.isfinite(value) else None
     try:
-        number = float(value) if isinstance(value, str) and "_" not in value else math.nan
+        text = value if isinstance(value, str) and "_" not in value else "nan"
+        number = float(_ungrouped(text))
     except ValueError:
         return parse_amount(value)
     return number if math.isfinite(number) else None
+
+
+def _ungrouped(value: str) -> str:
+    """Return a number's text without the commas between thousands, as Python reads it.
+
+    >>> _ungrouped("-1,199.00"), _ungrouped("1,2")
+    ('-1199.00', '1,2')
+    """
+    return value.replace(",", "") if _GROUPED.fullmatch(value.strip()) else value
 
 
 def _to_flag(value: object) -> bool | None:

@@ -35,6 +35,13 @@ def test_the_last_line_is_the_result_and_arguments_arrive(stage):
     assert result.seconds > 0
 
 
+def test_a_secret_arrives_without_standing_on_the_command_line(stage):
+    source = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['A_SECRET']]))"
+    module = stage(source.replace("json.dumps(", "json.dumps(dict(seen=").replace("]))", "])))"))
+    result = run_stage(module, [], secrets={"A_SECRET": "password"})
+    assert result.values == {"seen": [[], "password"]}
+
+
 def test_what_it_says_on_stderr_is_shown(stage, capfd):
     run_stage(stage("import sys; sys.stderr.write('progress'); print('{}')"), [])
     assert capfd.readouterr().err == "progress"

@@ -416,6 +416,12 @@ class TestFlatFormat:
         assert dict(shoe.texts) == {"about": long.strip()}
         assert dict(shoe.metadata) == {"image": "http://i/1"}
 
+    def test_numbers_may_set_thousands_apart(self, url: str, tmp_path: Path):
+        rows = [["sku", "title", "price"], ["1", "Watch", "1,199.00"], ["2", "Refund", "-2,000"]]
+        run(url, self.write_csv(tmp_path / "shop.csv", rows, ","))
+        prices = [stored(url)[item_id].attributes["price"].number for item_id in ("1", "2")]
+        assert prices == [1199.0, -2000.0]
+
     def test_lines_of_csv_are_counted_through_quoted_newlines(self, url: str, tmp_path: Path):
         rows = [["id", "title"], ["1", "two\nlines"], ["2", "fine"], ["3", "x", "one too many"]]
         file = self.write_csv(tmp_path / "shop.csv", rows)
