@@ -9,6 +9,7 @@ from gateway.coalesce import Batch
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
 from rpc.errors import VitrineError, from_rpc_error
+from rpc.standing_call import StandingCall
 
 READY = index_pb2.GENERATION_STATE_READY
 
@@ -26,6 +27,11 @@ class Replica:
         self.generations: dict[int, index_pb2.LoadedGeneration] = {}
         self._channel = open_channel(address, message_bytes_max)
         self._stub = index_pb2_grpc.IndexServiceStub(self._channel)
+        self._search: StandingCall[index_pb2.IndexServiceSearchResponse] = StandingCall(
+            self._channel,
+            "/vitrine.v1.IndexService/Search",
+            index_pb2.IndexServiceSearchResponse.FromString,
+        )
 
     async def probe(self, timeout_s: float) -> None:
         """Ask the replica what it is. A silent one is suspended until it answers again."""
@@ -55,12 +61,11 @@ class Replica:
         request = index_pb2.IndexServiceSearchRequest(
             generation=generation, encoder_id=encoder_id, queries=batch.questions
         )
-        response: index_pb2.IndexServiceSearchResponse = await self._stub.Search(
-            request,
-            timeout=batch.deadline.remaining_s(),
-            metadata=outgoing_metadata(batch.request_ids),
+        return await self._search.ask(
+            request.SerializeToString(),
+            batch.deadline.remaining_s(),
+            ",".join(batch.request_ids),
         )
-        return response
 
     async def get_embeddings(
         self, generation: int, item_ids: Sequence[str], timeout_s: float
@@ -112,6 +117,7 @@ class Replica:
 
     async def close(self) -> None:
         """Close the connection."""
+        await self._search.close()
         await self._channel.close(None)
 
 

@@ -15,7 +15,7 @@ from index_service.service import IndexService
 from index_service.settings import IndexSettings
 from index_service.shard import Shard, ShardLimits
 from index_service.store import GenerationStore
-from protos.vitrine.v1 import index_pb2_grpc
+from protos.vitrine.v1 import index_pb2, index_pb2_grpc
 from rpc.active import read_active
 from rpc.server import ServiceServer, software_version
 from rpc.settings import read_settings
@@ -62,6 +62,8 @@ async def serve(settings: IndexSettings) -> None:
     server = ServiceServer(role, settings, metrics, describe)
     service.on_change = server.set_serving
     index_pb2_grpc.add_IndexServiceServicer_to_server(service, server.grpc)
+    search = (index_pb2.IndexServiceSearchRequest.FromString, service.Search)
+    server.offer_exchange({"/vitrine.v1.IndexService/Search": search})
 
     async def ready() -> None:
         active = await asyncio.to_thread(read_active, settings.generations)

@@ -55,15 +55,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         read = handler.request_deserializer
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, read, handler.unary_unary),
+                self.unary(method, read, handler.unary_unary),
                 response_serializer=handler.response_serializer,
             )
+        if handler.stream_stream is not None:
+            # A standing call: its requests are wrapped one by one, by `unary`.
+            return handler
         return grpc.unary_stream_rpc_method_handler(
             self._stream(method, read, handler.unary_stream),
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, read: Read, answer: UnaryHandler) -> UnaryHandler:
+    def unary(self, method: str, read: Read, answer: UnaryHandler) -> UnaryHandler:
+        """Return a handler that takes a request as bytes, and counts, logs and ends its call."""
+
         async def call(request: bytes, context: Context) -> Any:
             started_s = self._enter(context)
             error: BaseException | None = None

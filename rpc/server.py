@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any
@@ -13,17 +13,21 @@ import orjson
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from protos.vitrine.v1 import exchange_pb2, exchange_pb2_grpc
 from rpc.eager_accept import eager_server
+from rpc.exchange import ExchangeService
 from rpc.files import replace_file
 from rpc.health import Health
 from rpc.http import HttpServer, bind, http_app
-from rpc.interceptors import CallInterceptor
+from rpc.interceptors import CallInterceptor, Read, UnaryHandler
 from rpc.settings import ServiceSettings
 from rpc.telemetry import RpcMetrics, get_logger
 from rpc.terminal import CommandError
 
 # Reflection resolves error details only when their file is in the descriptor pool.
 from google.rpc import error_details_pb2  # noqa: F401  # isort: skip
+
+EXCHANGE_SERVICE = exchange_pb2.DESCRIPTOR.services_by_name["ExchangeService"].full_name
 
 
 def software_version() -> str:
@@ -68,9 +72,11 @@ class ServiceServer:
         async def describe_with_health() -> dict[str, Any]:
             return {"role": role, "serving": self.serving, **await describe()}
 
+        self._interceptor = CallInterceptor(metrics, settings.calls_in_flight_max)
+        self._exchange: ExchangeService | None = None
         self._http = HttpServer(http_app(role, metrics.registry, describe_with_health))
         self.grpc = eager_server(
-            interceptors=(CallInterceptor(metrics, settings.calls_in_flight_max),),
+            interceptors=(self._interceptor,),
             options=_server_options(settings),
         )
 
@@ -89,7 +95,10 @@ class ServiceServer:
         self._say_serving(serving=False)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         if self._settings.reflection:
-            names = (*service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (
+                *self._service_names[1:],
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self.grpc)
         grpc_address, http_socket = self._bind()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,6 +111,20 @@ class ServiceServer:
         finally:
             self._http.should_exit = True
             await serving_http
+
+    def offer_exchange(self, methods: Mapping[str, tuple[Read, UnaryHandler]]) -> None:
+        """Answer these unary methods over standing calls, too.
+
+        Args:
+            methods: how to parse a request, and what answers it, by full name.
+        """
+        wrapped = {
+            name: self._interceptor.unary(name, read, answer)
+            for name, (read, answer) in methods.items()
+        }
+        self._exchange = ExchangeService(wrapped, self._settings.calls_in_flight_max)
+        exchange_pb2_grpc.add_ExchangeServiceServicer_to_server(self._exchange, self.grpc)
+        self._service_names.append(EXCHANGE_SERVICE)
 
     async def set_serving(self, serving: bool) -> None:
         """Say on health and metrics whether this service can answer."""
@@ -139,6 +162,8 @@ class ServiceServer:
         self._say_serving(serving=False)
         await asyncio.sleep(self._settings.drain_delay_s)
         self._health.close()
+        if self._exchange is not None:
+            self._exchange.close()
         await self.grpc.stop(grace=self._settings.drain_timeout_s)
         self._log.info("stopped")
 

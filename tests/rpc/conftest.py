@@ -20,6 +20,7 @@ from rpc.settings import ServiceSettings
 from rpc.telemetry import RpcMetrics, request_id
 
 SERVICES = ("vitrine.v1.EncoderService", "vitrine.v1.CatalogService")
+ENCODE = "/vitrine.v1.EncoderService/Encode"
 Answer = Callable[[], Any]
 
 
@@ -123,6 +124,7 @@ async def running(
     server = ServiceServer("test", options, metrics, describe)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server.grpc)
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(service, server.grpc)
+    server.offer_exchange({ENCODE: (encoder_pb2.EncodeRequest.FromString, service.Encode)})
     if ready_at_once:
         is_ready.set()
     task = asyncio.create_task(server.run(SERVICES, ready))

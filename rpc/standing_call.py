@@ -1,0 +1,210 @@
+"""The asking side of a standing call: unary calls as messages of one stream.
+
+`StandingCall.ask` behaves as a unary call of grpc.aio would: it returns the answer, raises
+AioRpcError with code and details, keeps to its timeout, and stops the work downstream when it is
+cancelled. A server that offers no exchange is asked by calls of their own.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from protos.vitrine.v1 import exchange_pb2
+from rpc.errors import DETAILS_KEY
+from rpc.telemetry import REQUEST_ID_CHARS_MAX, REQUEST_ID_KEY
+
+M = TypeVar("M")
+EXCHANGE = "/vitrine.v1.ExchangeService/Exchange"
+# A connection that has reached its age is closed when its grace is over, with all calls on it. A
+# standing call is replaced well before that, so that none is ever cut off.
+LIFE_S = 10.0
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class StandingCall(Generic[M]):
+    """Asks one unary method over a stream that is opened when needed and replaced when old."""
+
+    def __init__(self, channel: grpc.aio.Channel, method: str, read: Callable[[bytes], M]) -> None:
+        """Make a standing call; nothing is opened yet.
+
+        Args:
+            channel: where to ask.
+            method: full name of the method, as "/vitrine.v1.IndexService/Search".
+            read: parses a response.
+        """
+        self._method = method
+        self._read: Callable[[bytes], M] = read
+        self._unary: Any = channel.unary_unary(method)
+        self._open_stream: Any = channel.stream_stream(
+            EXCHANGE,
+            exchange_pb2.ExchangeRequest.SerializeToString,
+            exchange_pb2.ExchangeResponse.FromString,
+        )
+        self._stream: _Stream | None = None
+        self._is_offered = True
+
+    async def ask(self, request: bytes, timeout_s: float, request_id: str) -> M:
+        """Return the answer to a serialized request.
+
+        Raises:
+            grpc.aio.AioRpcError: as a unary call would.
+        """
+        request_id = request_id[:REQUEST_ID_CHARS_MAX]
+        if self._is_offered:
+            stream = self._current()
+            try:
+                return self._read(await stream.ask(self._method, request, timeout_s, request_id))
+            except grpc.aio.AioRpcError:
+                if stream.is_offered:
+                    raise
+                self._is_offered = False
+        metadata = ((REQUEST_ID_KEY, request_id),) if request_id else ()
+        return self._read(await self._unary(request, timeout=timeout_s, metadata=metadata))
+
+    async def close(self) -> None:
+        """End the stream; what is being asked fails."""
+        if self._stream is not None:
+            await self._stream.close()
+
+    def _current(self) -> "_Stream":
+        """Return a stream that takes requests."""
+        stream = self._stream
+        if stream is None or stream.is_over or stream.age_s > LIFE_S:
+            if stream is not None:
+                stream.retire()
+            stream = self._stream = _Stream(self._open_stream())
+        return stream
+
+
+class _Stream:
+    """One stream: numbers requests, hands answers to those who wait for them."""
+
+    def __init__(self, call: Any) -> None:
+        self.is_over = False
+        self.is_offered = True
+        self._call = call
+        self._opened_s = time.monotonic()
+        self._retired = False
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[exchange_pb2.ExchangeResponse]] = {}
+        self._writing = asyncio.Lock()
+        self._asides: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.create_task(self._read_all())
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._opened_s
+
+    async def ask(self, method: str, request: bytes, timeout_s: float, request_id: str) -> bytes:
+        """Return the serialized answer.
+
+        Raises:
+            grpc.aio.AioRpcError: the request's own status, or that of the stream when it ended.
+        """
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._write(
+                    exchange_pb2.ExchangeRequest(
+                        number=number,
+                        method=method,
+                        request=request,
+                        timeout_us=max(1, int(timeout_s * 1e6)),
+                        request_id=request_id,
+                    )
+                )
+                response = await answer
+        except TimeoutError as exc:
+            self._withdraw(number)
+            raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from exc
+        except asyncio.CancelledError:
+            self._withdraw(number)
+            raise
+        finally:
+            del self._asked[number]
+            answer.cancel()
+            self._end_if_retired()
+        if response.code:
+            raise _error(_CODES[response.code], response.message, response.details)
+        return response.response
+
+    def retire(self) -> None:
+        """Take no more requests; end once what was asked is answered."""
+        self._retired = True
+        self._end_if_retired()
+
+    async def close(self) -> None:
+        """End now."""
+        self._call.cancel()
+        await asyncio.gather(self._reading, *self._asides, return_exceptions=True)
+
+    async def _read_all(self) -> None:
+        """Hand out answers until the stream ends; then everybody who waits hears why."""
+        try:
+            while (response := await self._call.read()) is not grpc.aio.EOF:
+                answer = self._asked.get(response.number)
+                if answer is not None and not answer.done():
+                    answer.set_result(response)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass  # told by the status, below
+        finally:
+            self.is_over = True
+        error = await self._why_it_ended()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _write(self, message: exchange_pb2.ExchangeRequest) -> None:
+        async with self._writing:
+            try:
+                await self._call.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
+                self.is_over = True
+                raise await self._why_it_ended() from exc
+
+    async def _why_it_ended(self) -> grpc.aio.AioRpcError:
+        """Return the stream's status as an error: a stream that ends takes its requests along."""
+        code, details = await self._call.code(), await self._call.details()
+        self.is_offered = code is not grpc.StatusCode.UNIMPLEMENTED
+        if code is grpc.StatusCode.OK:
+            return _error(grpc.StatusCode.UNAVAILABLE, "the standing call has ended")
+        return _error(code, details or "")
+
+    def _withdraw(self, number: int) -> None:
+        """Tell the server that nobody waits for an answer any more."""
+        if not self.is_over:
+            withdrawal = exchange_pb2.ExchangeRequest(number=number, withdrawn=True)
+            self._aside(self._write_if_open(withdrawal))
+
+    def _end_if_retired(self) -> None:
+        if self._retired and not self._asked and not self.is_over:
+            self.is_over = True
+            self._aside(self._say_done())
+
+    async def _say_done(self) -> None:
+        async with self._writing:
+            await self._call.done_writing()
+
+    async def _write_if_open(self, message: exchange_pb2.ExchangeRequest) -> None:
+        try:
+            await self._write(message)
+        except grpc.aio.AioRpcError:
+            return
+
+    def _aside(self, work: Any) -> None:
+        """Run something that nobody waits for, and hold on to it until it ends."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+
+def _error(code: grpc.StatusCode, message: str, details: bytes = b"") -> grpc.aio.AioRpcError:
+    trailing = grpc.aio.Metadata((DETAILS_KEY, details)) if details else grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, message)
