@@ -13,7 +13,7 @@ from encoder_service.metrics import EncoderMetrics
 from encoder_service.pool import EncoderPool
 from encoder_service.service import SERVICE_NAME, EncoderService
 from encoder_service.settings import EncoderSettings
-from protos.vitrine.v1 import encoder_pb2_grpc
+from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc
 from rpc.server import ServiceServer, software_version
 from rpc.settings import read_settings
 from rpc.telemetry import RpcMetrics, configure_logging, get_logger
@@ -40,6 +40,8 @@ async def serve(settings: EncoderSettings) -> None:
 
     server = ServiceServer(ROLE, settings, rpc_metrics, describe)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server.grpc)
+    encode = (encoder_pb2.EncodeRequest.FromString, service.Encode)
+    server.offer_exchange({"/vitrine.v1.EncoderService/Encode": encode})
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-encoder")
     pools: list[EncoderPool] = []
 

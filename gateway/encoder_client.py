@@ -9,9 +9,10 @@ import grpc
 from gateway.coalesce import Batch, Coalescer
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
-from rpc.client import open_channel, outgoing_metadata
+from rpc.client import open_channel
 from rpc.deadlines import Deadline
 from rpc.errors import Unavailable, from_rpc_error, is_gone
+from rpc.standing_call import StandingCall
 from rpc.vectors import Vectors, unpack
 
 
@@ -36,6 +37,8 @@ class EncoderClient:
         self.description = encoder_pb2.DescribeEncoderResponse()
         self._channel = open_channel(settings.encoder, settings.message_bytes_max)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        # One for each call in flight, so that calls at once go to different replicas.
+        self._encode = [self._standing_call() for _ in range(settings.encode_calls_max)]
         self._calls: Coalescer[str, Embedding] = Coalescer(
             "encoder",
             self._encode_batch,
@@ -63,6 +66,8 @@ class EncoderClient:
     async def close(self) -> None:
         """Cancel calls and close the connection."""
         await self._calls.close()
+        for standing in self._encode:
+            await standing.close()
         await self._channel.close(None)
 
     async def _encode_batch(self, _: Hashable, batch: Batch[str]) -> Sequence[Embedding]:
@@ -98,9 +103,14 @@ class EncoderClient:
             ) from exc
 
     async def _call(self, batch: Batch[str]) -> encoder_pb2.EncodeResponse:
-        response: encoder_pb2.EncodeResponse = await self._stub.Encode(
-            encoder_pb2.EncodeRequest(texts=batch.questions, kind=types_pb2.TEXT_KIND_QUERY),
-            timeout=batch.deadline.remaining_s(),
-            metadata=outgoing_metadata(batch.request_ids),
+        request = encoder_pb2.EncodeRequest(texts=batch.questions, kind=types_pb2.TEXT_KIND_QUERY)
+        idlest = min(self._encode, key=lambda standing: standing.num_asked)
+        return await idlest.ask(
+            request.SerializeToString(),
+            batch.deadline.remaining_s(),
+            ",".join(batch.request_ids),
         )
-        return response
+
+    def _standing_call(self) -> StandingCall[encoder_pb2.EncodeResponse]:
+        method = "/vitrine.v1.EncoderService/Encode"
+        return StandingCall(self._channel, method, encoder_pb2.EncodeResponse.FromString)

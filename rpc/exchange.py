@@ -1,8 +1,8 @@
 """The answering side of a standing call: many unary calls as messages of one stream.
 
-A message costs about half of what a call of its own does. Everything else is as it would be in a call of
-its own: each request has its request id, deadline, metrics, log line and status, and stops working
-when it is withdrawn. The asking side is in `rpc.standing_call`; see docs/adr/0008-standing-calls.md.
+A message costs about half of what a call does. The rest is as in a call: each request has its
+request id, deadline, metrics, log line and status, and work on it stops when it is withdrawn. The
+asking side is in `rpc.standing_call`; see docs/adr/0008-standing-calls.md.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from rpc.errors import DETAILS_KEY, Unavailable, Unimplemented
 from rpc.telemetry import REQUEST_ID_KEY
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Method = Callable[[bytes, "RequestContext"], Awaitable[Any]]
-"""Answers a serialized request with a message; a failure ends in `RequestContext.abort`."""
+Method = Callable[[bytes, Any], Awaitable[Any]]
+"""Answers serialized bytes, given a `RequestContext`, with a message; failures end in its abort."""
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
 
 @dataclass(eq=False)
@@ -111,11 +112,10 @@ class _Answering:
 
     async def read_all(self) -> None:
         """Start to answer each request that comes, until the caller has no more."""
-        while (request := await self._context.read()) is not grpc.aio.EOF:
+        while (request := await self._context.read()) is not _EOF:
             if not request.withdrawn:
                 await self._room.acquire()
-                task = asyncio.create_task(self._answer(request))
-                self._tasks[request.number] = task
+                self._start(request)
             elif task := self._tasks.get(request.number):
                 task.cancel()
 
@@ -129,24 +129,35 @@ class _Answering:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _answer(self, request: exchange_pb2.ExchangeRequest) -> None:
-        try:
-            response = await self._response_to(request)
-            async with self._writing:
-                await self._context.write(response)
-        finally:
+    def _start(self, request: exchange_pb2.ExchangeRequest) -> None:
+        task = self._tasks[request.number] = asyncio.create_task(self._answer(request))
+
+        # A callback, since a task that is cancelled before its first step runs no `finally`.
+        def end(ended: asyncio.Task[None]) -> None:
             self._room.release()
-            del self._tasks[request.number]
+            if self._tasks.get(request.number) is ended:
+                del self._tasks[request.number]
+            # An answer that cannot be written is lost with its stream: nobody is left to tell.
+            ended.cancelled() or ended.exception()
+
+        task.add_done_callback(end)
+
+    async def _answer(self, request: exchange_pb2.ExchangeRequest) -> None:
+        response = await self._response_to(request)
+        async with self._writing:
+            await self._context.write(response)
 
     async def _response_to(
         self, request: exchange_pb2.ExchangeRequest
     ) -> exchange_pb2.ExchangeResponse:
         number = request.number
         method = self._methods.get(request.method)
+        if method is None:
+            error = Unimplemented(f"{request.method!r} in an exchange")
+            return exchange_pb2.ExchangeResponse(
+                number=number, code=error.code.value[0], message=str(error)
+            )
         try:
-            if method is None:
-                error = Unimplemented(f"{request.method!r} in an exchange")
-                raise Ended(error.code, str(error), b"")
             answer = await method(request.request, RequestContext(request))
         except Ended as ended:
             return exchange_pb2.ExchangeResponse(

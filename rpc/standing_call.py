@@ -23,6 +23,7 @@ EXCHANGE = "/vitrine.v1.ExchangeService/Exchange"
 # standing call is replaced well before that, so that none is ever cut off.
 LIFE_S = 10.0
 
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -39,7 +40,7 @@ class StandingCall(Generic[M]):
         """
         self._method = method
         self._read: Callable[[bytes], M] = read
-        self._unary: Any = channel.unary_unary(method)
+        self._unary: Any = channel.unary_unary(method, None, None)
         self._open_stream: Any = channel.stream_stream(
             EXCHANGE,
             exchange_pb2.ExchangeRequest.SerializeToString,
@@ -47,6 +48,8 @@ class StandingCall(Generic[M]):
         )
         self._stream: _Stream | None = None
         self._is_offered = True
+        self.num_asked = 0
+        """Requests that wait for their answers now."""
 
     async def ask(self, request: bytes, timeout_s: float, request_id: str) -> M:
         """Return the answer to a serialized request.
@@ -54,17 +57,26 @@ class StandingCall(Generic[M]):
         Raises:
             grpc.aio.AioRpcError: as a unary call would.
         """
-        request_id = request_id[:REQUEST_ID_CHARS_MAX]
+        self.num_asked += 1
+        try:
+            return self._read(
+                await self._ask(request, timeout_s, request_id[:REQUEST_ID_CHARS_MAX])
+            )
+        finally:
+            self.num_asked -= 1
+
+    async def _ask(self, request: bytes, timeout_s: float, request_id: str) -> bytes:
         if self._is_offered:
             stream = self._current()
             try:
-                return self._read(await stream.ask(self._method, request, timeout_s, request_id))
+                return await stream.ask(self._method, request, timeout_s, request_id)
             except grpc.aio.AioRpcError:
                 if stream.is_offered:
                     raise
                 self._is_offered = False
         metadata = ((REQUEST_ID_KEY, request_id),) if request_id else ()
-        return self._read(await self._unary(request, timeout=timeout_s, metadata=metadata))
+        response: bytes = await self._unary(request, timeout=timeout_s, metadata=metadata)
+        return response
 
     async def close(self) -> None:
         """End the stream; what is being asked fails."""
@@ -133,7 +145,8 @@ class _Stream:
             self._end_if_retired()
         if response.code:
             raise _error(_CODES[response.code], response.message, response.details)
-        return response.response
+        answered: bytes = response.response
+        return answered
 
     def retire(self) -> None:
         """Take no more requests; end once what was asked is answered."""
@@ -148,7 +161,7 @@ class _Stream:
     async def _read_all(self) -> None:
         """Hand out answers until the stream ends; then everybody who waits hears why."""
         try:
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+            while (response := await self._call.read()) is not _EOF:
                 answer = self._asked.get(response.number)
                 if answer is not None and not answer.done():
                     answer.set_result(response)
@@ -207,4 +220,4 @@ class _Stream:
 
 def _error(code: grpc.StatusCode, message: str, details: bytes = b"") -> grpc.aio.AioRpcError:
     trailing = grpc.aio.Metadata((DETAILS_KEY, details)) if details else grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, message)
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, message, None)

@@ -115,13 +115,13 @@ async def test_an_old_stream_is_replaced_and_ends_with_its_last_answer(
     streams = count_streams(standing)
     asking = asyncio.ensure_future(standing.ask(texts("wait"), TIMEOUT_S, "old"))
     await server.service.waiting.wait()
-    old = standing._stream  # noqa: SLF001
+    old = standing._stream
     monkeypatch.setattr(standing_call, "LIFE_S", 0.0)
     assert (await standing.ask(texts("x"), TIMEOUT_S, "new")).encoder_id == "new"
     assert streams == [2]
     server.service.go_on.set()
     assert (await asking).encoder_id == "old"
-    await asyncio.wait_for(old._reading, 10)  # noqa: SLF001
+    await asyncio.wait_for(old._reading, 10)
 
 
 async def test_a_method_that_is_not_offered_is_unimplemented_and_the_stream_goes_on(server):
@@ -129,7 +129,7 @@ async def test_a_method_that_is_not_offered_is_unimplemented_and_the_stream_goes
     error = await status_of(other.ask(b"", TIMEOUT_S, ""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert "not served by this version" in (error.details() or "")
-    assert not other._stream.is_over  # noqa: SLF001
+    assert not other._stream.is_over
     await other.close()
 
 
@@ -155,11 +155,11 @@ async def test_nobody_listening_is_unavailable():
 
 def count_streams(standing: StandingCall) -> list[int]:
     """Return a list whose one entry is how many streams were opened from now on."""
-    opened, open_stream = [0], standing._open_stream  # noqa: SLF001
+    opened, open_stream = [0], standing._open_stream
 
     def counted():
         opened[0] += 1
         return open_stream()
 
-    standing._open_stream = counted  # noqa: SLF001
+    standing._open_stream = counted
     return opened
