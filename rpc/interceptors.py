@@ -1,5 +1,6 @@
 """Where every call gets its request id, its metrics, its log line and its error status."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -117,10 +118,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise ResourceExhausted(f"{self._calls_in_flight_max} calls are being served already")
 
     def _leave(self, method: str, started_s: float, error: BaseException | None) -> None:
-        """Count and log the call's end."""
+        """Make room for another call; record this one once its answer is on its way."""
         self._in_flight -= 1
         self._metrics.in_flight.set(self._in_flight)
         seconds = time.perf_counter() - started_s
+        asyncio.get_running_loop().call_soon(self._record, method, seconds, error)
+
+    def _record(self, method: str, seconds: float, error: BaseException | None) -> None:
         code = _code_of(error).name
         self._metrics.calls.labels(method, code).inc()
         self._metrics.latency_s.labels(method).observe(seconds)
