@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -70,6 +71,8 @@ class StandingCall(Generic[M]):
             stream = self._current()
             try:
                 return await stream.ask(self._method, request, timeout_s, request_id)
+            except _BrokenWriteError:
+                pass  # a call of its own says why
             except grpc.aio.AioRpcError:
                 if stream.is_offered:
                     raise
@@ -91,6 +94,10 @@ class StandingCall(Generic[M]):
                 stream.retire()
             stream = self._stream = _Stream(self._open_stream())
         return stream
+
+
+class _BrokenWriteError(Exception):
+    """A stream ended while a request was being written; gRPC then forgets with which status."""
 
 
 class _Stream:
@@ -180,15 +187,16 @@ class _Stream:
                 await self._call.write(message)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
                 self.is_over = True
-                raise await self._why_it_ended() from exc
+                raise _BrokenWriteError from exc
 
     async def _why_it_ended(self) -> grpc.aio.AioRpcError:
         """Return the stream's status as an error: a stream that ends takes its requests along."""
         code, details = await self._call.code(), await self._call.details()
         self.is_offered = code is not grpc.StatusCode.UNIMPLEMENTED
-        if code is grpc.StatusCode.OK:
-            return _error(grpc.StatusCode.UNAVAILABLE, "the standing call has ended")
-        return _error(code, details or "")
+        if code not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.CANCELLED):
+            # Whatever broke the stream, its requests may be asked again.
+            code = grpc.StatusCode.UNAVAILABLE
+        return _error(code, details or "the standing call has ended")
 
     def _withdraw(self, number: int) -> None:
         """Tell the server that nobody waits for an answer any more."""
@@ -203,12 +211,13 @@ class _Stream:
 
     async def _say_done(self) -> None:
         async with self._writing:
-            await self._call.done_writing()
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._call.done_writing()
 
     async def _write_if_open(self, message: exchange_pb2.ExchangeRequest) -> None:
         try:
             await self._write(message)
-        except grpc.aio.AioRpcError:
+        except _BrokenWriteError:
             return
 
     def _aside(self, work: Any) -> None:
