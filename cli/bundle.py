@@ -43,9 +43,24 @@ def export(
         str | None, typer.Option(help="Text put before each item; default: the model's own.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name for people.")] = None,
+    matryoshka_dims: Annotated[
+        str | None,
+        typer.Option(metavar="DIMS", help="Shorter lengths the model was trained for: 128,256."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Texts to calibrate with, one a line."),
+    ] = None,
+    judgements: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="BEIR folder to measure what INT8 loses of retrieval."),
+    ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Write it although INT8 loses too much.")
-    ] = False,
+        str | None,
+        typer.Option(
+            metavar="REASON", help="Write it although INT8 loses too much; the reason is kept."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model as an encoder bundle: ONNX graph, tokenizer, reference vectors."""
@@ -55,11 +70,13 @@ def export(
         "--query-prompt": query_prompt,
         "--item-prompt": item_prompt,
         "--name": name,
+        "--matryoshka-dims": matryoshka_dims,
+        "--calibration": calibration,
+        "--judgements": judgements,
+        "--force": force,
     }
     arguments = ["--model", model, "--out", f"{out}", "--quantize", quantize]
     arguments += command_line(options)
-    if force:
-        arguments.append("--force")
     _run("training.export", arguments, as_json=as_json)
 
 

@@ -6,6 +6,8 @@
 import logging
 import os
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +20,10 @@ from numpy.typing import NDArray
 from rpc.cpu import cpu_features
 from rpc.terminal import CommandError, errors_as_sentences, print_result, progress_bar
 from training import bundle_files
+from training.beir import Collection, load_collection
+from training.quantize import Plan
 from training.reference_texts import generate_texts, short_queries
+from training.retrieval_gate import measure_retrieval
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +33,7 @@ TARGET_COSINE = 0.99
 NUM_REFERENCES = 48
 NUM_CALIBRATION_TEXTS = 64
 NUM_GATE_TEXTS = 144
+CALIBRATION_TEXTS_MAX = 256
 _SPEED_QUERIES = 12
 _SPEED_ROUNDS = 10
 
@@ -45,7 +51,10 @@ class ExportOptions:
     item_prompt: str | None = None
     name: str | None = None
     target_cosine: float = TARGET_COSINE
-    force: bool = False
+    matryoshka_dims: tuple[int, ...] = ()
+    calibration: Path | None = None
+    judgements: Path | None = None
+    force_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +81,12 @@ def export(options: ExportOptions) -> dict[str, Any]:
     """
     bundle_files.require_replaceable(options.out)
     reference_texts = generate_texts(NUM_REFERENCES, seed=7)
+    calibration_texts = _calibration_texts(options.calibration)
+    collection = None if options.judgements is None else load_collection(options.judgements)
     source = _export_graph(options, reference_texts)
-    model, gate = _quantize(options, source, reference_texts)
-    description = _describe(options, source, gate)
+    dims = _matryoshka_dims(options.matryoshka_dims, source.dim)
+    model, gate = _quantize(options, source, reference_texts, calibration_texts, collection)
+    description = _describe(options, source, gate) | {"matryoshka_dims": list(dims)}
     files = {
         bundle_files.MODEL_FILE: model,
         bundle_files.TOKENIZER_FILE: source.tokenizer_json.encode(),
@@ -117,7 +129,11 @@ def _export_graph(options: ExportOptions, reference_texts: list[str]) -> Source:
 
 
 def _quantize(
-    options: ExportOptions, source: Source, reference_texts: list[str]
+    options: ExportOptions,
+    source: Source,
+    reference_texts: list[str],
+    calibration_texts: list[str],
+    collection: Collection | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the model to ship and what was measured on it.
 
@@ -138,13 +154,14 @@ def _quantize(
     if options.quantization == "none":
         return full, gate
     full_session = onnx_run.open_session(full)
-    texts = onnx_run.token_ids(tokenizer, generate_texts(NUM_CALIBRATION_TEXTS, seed=11))
+    texts = onnx_run.token_ids(tokenizer, calibration_texts)
     expected = onnx_run.embed_each(full_session, texts)
-    with progress_bar("quantizing and measuring", total=None) as advance:
+    steps = quantize.num_steps(source.graph, texts)
+    with progress_bar("measuring what each matrix costs", total=steps) as advance:
         made = quantize.quantize(source.graph, texts, expected, options.target_cosine, advance)
     small = made.model.SerializeToString(deterministic=True)
+    small_session = onnx_run.open_session(small)
     with progress_bar("measuring the quantized encoder", total=None):
-        small_session = onnx_run.open_session(small)
         gate_texts = [*reference_texts, *generate_texts(NUM_GATE_TEXTS, seed=13)]
         gate_ids = onnx_run.token_ids(tokenizer, gate_texts)
         cosines = onnx_run.cosines(
@@ -160,10 +177,19 @@ def _quantize(
             "size_ratio": round(len(small) / len(full), 4),
             "short_query_p50_us": onnx_run.median_us(small_session, queries, _SPEED_ROUNDS),
             "short_query_p50_us_fp32": onnx_run.median_us(full_session, queries, _SPEED_ROUNDS),
-            "matrices": _counted(made.schemes),
+            "matrices": _counted(made.plans),
+            "split_channels": {
+                name: list(plan.channels) for name, plan in made.plans.items() if plan.channels
+            },
             "sensitivity": made.sensitivity,
         }
-    _require_meaning(gate["cosine_mean"], force=options.force)
+    if collection is not None:
+        gate["retrieval"] = measure_retrieval(
+            collection, source.prompts, tokenizer, full_session, small_session
+        )
+    if options.force_reason is not None:
+        gate["forced"] = options.force_reason
+    _require_meaning(gate["cosine_mean"], forced=options.force_reason is not None)
     return small, gate
 
 
@@ -178,7 +204,6 @@ def _describe(options: ExportOptions, source: Source, gate: dict[str, Any]) -> d
         "prompts": source.prompts,
         "item_template": options.item_template,
         "quantization": options.quantization,
-        "matryoshka_dims": [],
         "gate": gate,
         "verified_on": [{"cpu_features": cpu_features(), **verified}],
         "compatible_query_encoders": [],
@@ -258,18 +283,57 @@ def _prompts(options: ExportOptions, model_prompts: dict[str, str]) -> dict[str,
     }
 
 
-def _require_meaning(cosine_mean: float, *, force: bool) -> None:
-    if cosine_mean < PUBLISH_COSINE_MIN and not force:
+def _require_meaning(cosine_mean: float, *, forced: bool) -> None:
+    if cosine_mean < PUBLISH_COSINE_MIN and not forced:
         raise CommandError(
             f"INT8 keeps a mean cosine of only {cosine_mean:.4f} to full precision; at least "
-            f"{PUBLISH_COSINE_MIN} is needed: use --quantize none, or --force to publish it anyway"
+            f"{PUBLISH_COSINE_MIN} is needed: use --quantize none, or --force REASON to publish it "
+            "anyway"
         )
 
 
-def _counted(schemes: dict[str, Any]) -> dict[str, int]:
-    return {
-        scheme: list(schemes.values()).count(scheme) for scheme in sorted(set(schemes.values()))
-    }
+def _counted(plans: Mapping[str, Plan]) -> dict[str, int]:
+    return dict(sorted(Counter(plan.scheme for plan in plans.values()).items()))
+
+
+def _calibration_texts(path: Path | None) -> list[str]:
+    """Return the texts to calibrate with: a file's lines, or generated ones.
+
+    Raises:
+        CommandError: the file is not text, or has no line.
+    """
+    if path is None:
+        return generate_texts(NUM_CALIBRATION_TEXTS, seed=11)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as exc:
+        raise CommandError(f"{path} is not UTF-8 text: {exc}") from exc
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise CommandError(f"{path} has no text; one a line is needed")
+    step = max(1, len(texts) // CALIBRATION_TEXTS_MAX)
+    return texts[::step][:CALIBRATION_TEXTS_MAX]
+
+
+def _matryoshka_dims(dims: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    """Return the shorter lengths that vectors may be cut to, ascending.
+
+    Raises:
+        CommandError: one is not below the model's own.
+    """
+    for each in dims:
+        if not 1 <= each < dim:
+            raise CommandError(f"--matryoshka-dims has {each}; allowed 1..{dim - 1}")
+    return tuple(sorted(set(dims)))
+
+
+def _parsed_dims(written: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in written.split(",")) if written else ()
+    except ValueError as exc:
+        raise CommandError(
+            f"--matryoshka-dims is {written!r}; numbers with commas are needed, as 128,256"
+        ) from exc
 
 
 def _quiet_libraries() -> None:
@@ -298,7 +362,19 @@ def main(
     target_cosine: Annotated[
         float, typer.Option(help="Mean cosine to full precision to aim at.", min=0.0, max=1.0)
     ] = TARGET_COSINE,
-    force: Annotated[bool, typer.Option(help="Publish below the quality gate.")] = False,
+    matryoshka_dims: Annotated[
+        str | None, typer.Option(help="Shorter lengths the model was trained for, as 128,256.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Texts to calibrate with, one a line; default: generated.")
+    ] = None,
+    judgements: Annotated[
+        Path | None, typer.Option(help="BEIR folder to measure retrieval on, FP32 against INT8.")
+    ] = None,
+    force: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Publish below the quality gate; the reason is kept."),
+    ] = None,
 ) -> None:
     """Export a sentence-transformers bi-encoder as an encoder bundle."""
     _quiet_libraries()
@@ -314,7 +390,10 @@ def main(
                 item_prompt=item_prompt,
                 name=name,
                 target_cosine=target_cosine,
-                force=force,
+                matryoshka_dims=_parsed_dims(matryoshka_dims),
+                calibration=calibration,
+                judgements=judgements,
+                force_reason=force,
             )
         )
         print_result({"bundle": str(out), **encoder})

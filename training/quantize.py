@@ -1,19 +1,19 @@
 """INT8 that keeps its meaning on every CPU.
 
-Two ways to store a matrix are used, both with 8-bit activations made at run time:
+`channel7`: weights have one scale a column and lie in -64..64, activations are unsigned bytes with
+one scale a run. AVX2 and AVX-512 without VNNI add two products of an unsigned activation and a
+signed weight in a saturating 16-bit sum (VPMADDUBSW); 255 * 64 * 2 = 32,640 fits in it, while
+255 * 127 * 2 does not. So the sum is exact on every CPU.
 
-- `channel7`: one scale a column, weights in -64..64. AVX2 and AVX-512 without VNNI add two products
-  of an unsigned 8-bit activation and a signed 8-bit weight in a saturating 16-bit sum (VPMADDUBSW);
-  255 * 64 * 2 = 32,640 fits in it, 255 * 127 * 2 does not. So the sum is exact on every CPU.
-- `block8`: one scale for every 64 weights of a column, and one for every 64 activations of a row.
-  Closer to the float result, slower on long texts: for the matrices that lose the most.
+`channel7_split`: one scale a run is coarse where a few channels of the activations are many times
+larger than all others. Where that costs something, measured, those channels are multiplied in FP32
+beside the rest. `float32`: what still costs too much stays as it is.
 
 Token embeddings become 8-bit rows with one scale a row.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,112 +21,89 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training.matrices import Matrix, find_matrices, quantize_columns, quantize_rows
 from training.onnx_graph import (
     MICROSOFT,
     add_tensor,
     fuse_skip_layer_norm,
     prune,
-    readers_of,
     replace_nodes,
     weights_of,
 )
 from training.onnx_run import Ids, cosines, embed_each, open_session
+from training.sensitivity import Probe, channel_maxima, measure_sensitivity
 
-Scheme = Literal["channel7", "block8"]
+Scheme = Literal["channel7", "channel7_split", "float32"]
 Floats = NDArray[np.float32]
 Progress = Callable[[int], None]
 
-CHANNEL_WEIGHT_MAX = 64
-BLOCK_WEIGHT_MAX = 127
-BLOCK_SIZE = 64
-_BLOCK_ZERO_POINT = 128
+SENSITIVITY_TEXTS_MAX = 8
+SENSITIVITY_TOKENS_MAX = 48
+SPLIT_COST_MIN = 1e-5
+SPLIT_CHANNELS_MAX = 12
+# A channel is split off when it reaches this many times what 99 of 100 channels stay below.
+SPLIT_RATIO = 1.5
+_ORDINARY_SHARE = 0.99
 _EMBEDDING_ROWS_MIN = 1024
-_MATRIX_WEIGHTS_MIN = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """One x @ weight + bias in the graph."""
+class Plan:
+    """How a matrix is stored; `channels` are those of its input that are multiplied in FP32."""
 
-    input: str
-    weight: str
-    bias: str | None
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Linears that read the same input: they are stored and multiplied as one matrix."""
-
-    linears: tuple[Linear, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the matrix's name: that of its first bias, which exporters keep, else weight."""
-        return self.linears[0].bias or self.linears[0].weight
+    scheme: Scheme = "channel7"
+    channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A quantized model and how each of its matrices is stored."""
+    """A quantized model, how each of its matrices is stored, and what each would cost plainly."""
 
     model: Any
-    schemes: dict[str, Scheme]
-    sensitivity: dict[str, float]
+    plans: dict[str, Plan]
+    sensitivity: dict[str, float] = field(default_factory=dict)
 
 
 def quantize(
     model: Any, texts: Sequence[Ids], expected: Floats, target_cosine: float, advance: Progress
 ) -> Quantized:
-    """Return the model in 8 bits: every matrix the fast way, the worst ones the close way.
-
-    When the fast way alone misses the target, what each matrix costs is measured by quantizing it
-    alone, and the costliest are stored block-wise, one after another, until the target is met.
+    """Return the model in 8 bits, the matrices that lose the most treated better.
 
     Args:
         model: the FP32 ModelProto, tidied.
         texts: token ids of calibration texts.
         expected: their FP32 vectors, shape (n, dim).
-        target_cosine: mean cosine to `expected` to reach.
-        advance: called with 1 after each model measured.
+        target_cosine: mean cosine to `expected` to reach; the costliest matrices stay FP32, one
+            after another, until it is met.
+        advance: called with 1 after each of `num_steps` steps.
     """
-    matrices = find_matrices(model.graph)
-    schemes: dict[str, Scheme] = {matrix.name: "channel7" for matrix in matrices}
-    result = quantize_graph(model, schemes)
-    if _mean_cosine(result, texts, expected, advance) >= target_cosine:
-        return Quantized(result, schemes, {})
-    sensitivity = measure_sensitivity(model, matrices, texts, expected, advance)
+    probe = Probe(model, find_matrices(model.graph))
+    sensitivity = measure_sensitivity(probe, _short(texts), advance)
+    plans = _plans(sensitivity, channel_maxima(probe, texts, advance))
+    del probe
+    result = quantize_graph(model, plans)
     for name in sorted(sensitivity, key=sensitivity.__getitem__, reverse=True):
-        schemes[name] = "block8"
-        result = quantize_graph(model, schemes)
-        if _mean_cosine(result, texts, expected, advance) >= target_cosine:
+        if _mean_cosine(result, texts, expected) >= target_cosine:
             break
-    return Quantized(result, schemes, sensitivity)
+        plans[name] = Plan("float32")
+        result = quantize_graph(model, plans)
+    return Quantized(result, plans, sensitivity)
 
 
-def measure_sensitivity(
-    model: Any,
-    matrices: Sequence[Matrix],
-    texts: Sequence[Ids],
-    expected: Floats,
-    advance: Progress,
-) -> dict[str, float]:
-    """Return, by matrix, 1 - mean cosine when it alone is stored the fast way."""
-    costs: dict[str, float] = {}
-    for matrix in matrices:
-        alone = quantize_graph(model, {matrix.name: "channel7"}, embeddings=False)
-        costs[matrix.name] = 1.0 - _mean_cosine(alone, texts, expected, advance)
-    return costs
+def num_steps(model: Any, texts: Sequence[Ids]) -> int:
+    """Return how many steps `quantize` reports."""
+    return len(find_matrices(model.graph)) + len(texts)
 
 
-def quantize_graph(model: Any, schemes: Mapping[str, Scheme], *, embeddings: bool = True) -> Any:
-    """Return a copy of the model with the matrices named in `schemes` in 8 bits."""
+def quantize_graph(model: Any, plans: Mapping[str, Plan], *, embeddings: bool = True) -> Any:
+    """Return a copy of the model with the matrices named in `plans` in 8 bits."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
     for matrix in find_matrices(graph):
-        if scheme := schemes.get(matrix.name):
-            _replace_matrix(graph, matrix, scheme)
+        plan = plans.get(matrix.name)
+        if plan and plan.scheme != "float32":
+            _replace_matrix(graph, matrix, plan.channels)
     if embeddings:
         _quantize_embeddings(graph)
     fuse_skip_layer_norm(graph)
@@ -135,82 +112,38 @@ def quantize_graph(model: Any, schemes: Mapping[str, Scheme], *, embeddings: boo
     return copy
 
 
-def find_matrices(graph: Any) -> list[Matrix]:
-    """Return the weight matrices of a graph in order of use, joined where they read one input."""
-    weights = weights_of(graph)
-    readers = readers_of(graph)
-    by_input: dict[str, list[Linear]] = defaultdict(list)
-    for node in graph.node:
-        tensor = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if (
-            tensor is not None
-            and len(tensor.dims) == 2
-            and np.prod(tensor.dims) > _MATRIX_WEIGHTS_MIN
-        ):
-            by_input[node.input[0]].append(_linear_at(node, readers, weights))
-    return [Matrix(tuple(linears)) for linears in by_input.values()]
+def outlier_channels(maxima: Floats) -> tuple[int, ...]:
+    """Return the channels, ascending, whose largest magnitude stands out from all others'.
 
-
-def quantize_columns(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return a (k, n) matrix in -64..64 and one scale a column.
-
-    >>> values, scales = quantize_columns(np.array([[1.0, -0.5], [0.5, 0.25]], np.float32))
-    >>> values.tolist(), scales.tolist()
-    ([[64, -64], [32, 32]], [0.015625, 0.0078125])
+    >>> outlier_channels(np.array([1.0, 1.0, 9.0] + [1.0] * 400, np.float32))
+    (2,)
     """
-    scales = _scales(np.abs(weights).max(axis=0), CHANNEL_WEIGHT_MAX)
-    values = np.clip(np.rint(weights / scales), -CHANNEL_WEIGHT_MAX, CHANNEL_WEIGHT_MAX)
-    return values.astype(np.int8), scales
+    limit = SPLIT_RATIO * np.quantile(maxima, _ORDINARY_SHARE)
+    largest = np.argsort(-maxima, kind="stable")[:SPLIT_CHANNELS_MAX]
+    return tuple(sorted(int(channel) for channel in largest if maxima[channel] > limit))
 
 
-def quantize_blocks(
-    weights: Floats, block_size: int = BLOCK_SIZE
-) -> tuple[NDArray[np.uint8], Floats]:
-    """Return a (k, n) matrix as (n, blocks, block_size) bytes around 128, and (n, blocks) scales.
-
-    This is the layout of onnxruntime's MatMulNBits; k is filled up with zeros.
-    """
-    k, n = weights.shape
-    num_blocks = -(-k // block_size)
-    padded = np.zeros((num_blocks * block_size, n), dtype=np.float32)
-    padded[:k] = weights
-    blocks = padded.T.reshape(n, num_blocks, block_size)
-    scales = _scales(np.abs(blocks).max(axis=2), BLOCK_WEIGHT_MAX)
-    values = np.rint(blocks / scales[:, :, None]) + _BLOCK_ZERO_POINT
-    return values.astype(np.uint8), scales
+def _plans(sensitivity: Mapping[str, float], maxima: Mapping[str, Floats]) -> dict[str, Plan]:
+    plans: dict[str, Plan] = {}
+    for name, cost in sensitivity.items():
+        channels = outlier_channels(maxima[name]) if cost >= SPLIT_COST_MIN else ()
+        plans[name] = Plan("channel7_split", channels) if channels else Plan()
+    return plans
 
 
-def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return an embedding table in -127..127 and one scale a row, shape (rows, 1)."""
-    scales = _scales(np.abs(table).max(axis=1, keepdims=True), BLOCK_WEIGHT_MAX)
-    return np.rint(table / scales).astype(np.int8), scales
+def _short(texts: Sequence[Ids]) -> list[Ids]:
+    """Return texts to measure sensitivity with: spread over what is given, and not long."""
+    step = max(1, len(texts) // SENSITIVITY_TEXTS_MAX)
+    return [ids[:, :SENSITIVITY_TOKENS_MAX] for ids in texts[::step]][:SENSITIVITY_TEXTS_MAX]
 
 
-def _scales(largest: Floats, limit: int) -> Floats:
-    """Return steps that put the largest value at the limit; parts of nothing get step 1."""
-    steps = (largest / limit).astype(np.float32)
-    return np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1.0))
-
-
-def _mean_cosine(model: Any, texts: Sequence[Ids], expected: Floats, advance: Progress) -> float:
+def _mean_cosine(model: Any, texts: Sequence[Ids], expected: Floats) -> float:
     session = open_session(model.SerializeToString())
-    mean = float(cosines(embed_each(session, texts), expected).mean())
-    advance(1)
-    return mean
+    return float(cosines(embed_each(session, texts), expected).mean())
 
 
-def _linear_at(node: Any, readers: Mapping[str, list[Any]], weights: Mapping[str, Any]) -> Linear:
-    """Return the Linear that starts at a MatMul, with the constant Add behind it as its bias."""
-    following = readers[node.output[0]]
-    if len(following) == 1 and following[0].op_type == "Add":
-        constants = [name for name in following[0].input if name in weights]
-        if constants and len(weights[constants[0]].dims) == 1:
-            return Linear(node.input[0], node.input[1], constants[0], following[0].output[0])
-    return Linear(node.input[0], node.input[1], None, node.output[0])
-
-
-def _replace_matrix(graph: Any, matrix: Matrix, scheme: Scheme) -> None:
-    """Put quantized nodes where a matrix's first MatMul stands."""
+def _replace_matrix(graph: Any, matrix: Matrix, channels: Sequence[int]) -> None:
+    """Put 8-bit nodes where a matrix's first MatMul stands."""
     tensors = weights_of(graph)
     weights = [numpy_helper.to_array(tensors[linear.weight]) for linear in matrix.linears]
     biases = [
@@ -222,8 +155,8 @@ def _replace_matrix(graph: Any, matrix: Matrix, scheme: Scheme) -> None:
     outputs = [linear.output for linear in matrix.linears]
     joined = outputs[0] if len(outputs) == 1 else f"{outputs[0]}_joined"
     bias = add_tensor(graph, f"{joined}_bias", np.concatenate(biases))
-    make = _channel_node if scheme == "channel7" else _block_node
-    nodes = [make(graph, np.concatenate(weights, axis=1), matrix.linears[0].input, bias, joined)]
+    make = _split_nodes if channels else _plain_nodes
+    nodes = make(graph, np.concatenate(weights, axis=1), matrix.input, bias, joined, channels)
     if len(outputs) > 1:
         widths = np.array([part.shape[1] for part in weights], dtype=np.int64)
         sizes = add_tensor(graph, f"{joined}_widths", widths)
@@ -244,7 +177,9 @@ def _swap_in(graph: Any, matrix: Matrix, nodes: list[Any]) -> None:
     replace_nodes(graph, order)
 
 
-def _channel_node(graph: Any, weights: Floats, source: str, bias: str, output: str) -> Any:
+def _plain_nodes(
+    graph: Any, weights: Floats, source: str, bias: str, output: str, _channels: Sequence[int] = ()
+) -> list[Any]:
     values, scales = quantize_columns(weights)
     inputs = [
         source,
@@ -253,30 +188,32 @@ def _channel_node(graph: Any, weights: Floats, source: str, bias: str, output: s
         "",
         bias,
     ]
-    return helper.make_node("DynamicQuantizeMatMul", inputs, [output], domain=MICROSOFT)
+    return [helper.make_node("DynamicQuantizeMatMul", inputs, [output], domain=MICROSOFT)]
 
 
-def _block_node(graph: Any, weights: Floats, source: str, bias: str, output: str) -> Any:
-    values, scales = quantize_blocks(weights)
-    inputs = [
-        source,
-        add_tensor(graph, f"{output}_values", values),
-        add_tensor(graph, f"{output}_scales", scales.reshape(-1)),
-        "",
-        "",
-        bias,
+def _split_nodes(
+    graph: Any, weights: Floats, source: str, bias: str, output: str, channels: Sequence[int]
+) -> list[Any]:
+    """Return nodes that multiply some channels in FP32 and all others in 8 bits.
+
+    x @ W + b = (x * keep) @ W + b + x[channels] @ W[channels], where keep is 0 at the channels: so
+    they do not stretch the range that the activations' 8 bits are spread over.
+    """
+    keep = np.ones(len(weights), np.float32)
+    keep[list(channels)] = 0.0
+    add_tensor(graph, f"{output}_keep", keep)
+    add_tensor(graph, f"{output}_channels", np.array(channels, dtype=np.int64))
+    add_tensor(graph, f"{output}_channel_weights", weights[list(channels)])
+    rest = weights * keep[:, None]
+    return [
+        helper.make_node("Mul", [source, f"{output}_keep"], [f"{output}_kept"]),
+        *_plain_nodes(graph, rest, f"{output}_kept", bias, f"{output}_rest"),
+        helper.make_node("Gather", [source, f"{output}_channels"], [f"{output}_large"], axis=-1),
+        helper.make_node(
+            "MatMul", [f"{output}_large", f"{output}_channel_weights"], [f"{output}_exact"]
+        ),
+        helper.make_node("Add", [f"{output}_rest", f"{output}_exact"], [output]),
     ]
-    return helper.make_node(
-        "MatMulNBits",
-        inputs,
-        [output],
-        domain=MICROSOFT,
-        K=weights.shape[0],
-        N=weights.shape[1],
-        bits=8,
-        block_size=BLOCK_SIZE,
-        accuracy_level=4,  # 8-bit activations
-    )
 
 
 def _quantize_embeddings(graph: Any) -> None:

@@ -145,13 +145,45 @@ def test_whatever_changes_a_vector_changes_the_id(tmp_path, files, changes):
     assert plain["encoder_id"] != other["encoder_id"]
 
 
-def test_worst_matrices_are_stored_block_wise_until_the_target_is_met(tmp_path, small_model):
+def test_costliest_matrices_stay_float_until_the_target_is_met(tmp_path, small_model):
     fast = export(ExportOptions(str(small_model), tmp_path / "a", target_cosine=0.0))["gate"]
     close = export(ExportOptions(str(small_model), tmp_path / "b", target_cosine=1.0))["gate"]
-    assert set(fast["matrices"]) == {"channel7"}
-    assert set(close["matrices"]) == {"block8"}
+    assert "float32" not in fast["matrices"]
+    assert set(close["matrices"]) == {"float32"}
     assert close["cosine_mean"] > fast["cosine_mean"]
-    assert len(close["sensitivity"]) == close["matrices"]["block8"]
+    assert len(close["sensitivity"]) == close["matrices"]["float32"]
+
+
+def test_int8_vector_depends_on_the_text_alone(minilm_bundle):
+    texts = ["drill", "a much longer text about garden hoses " * 8, "Größe 42", "drill"]
+    alone = np.concatenate([vectors_of(minilm_bundle, [text]) for text in texts])
+    backwards = vectors_of(minilm_bundle, texts[::-1])[::-1]
+    assert (alone * backwards).sum(axis=1).min() >= 0.9999
+    assert (alone[0] == alone[3]).all()
+
+
+def test_retrieval_on_given_judgements_is_recorded_for_both_pairings(tmp_path, small_model):
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    titles = [f"{word} lamp {number}" for number in range(10) for word in ("red", "blue")]
+    lines = [json.dumps({"_id": f"i{n}", "title": title}) for n, title in enumerate(titles)]
+    (beir / "corpus.jsonl").write_text("\n".join(lines))
+    (beir / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": titles[4]}))
+    (beir / "qrels" / "test.tsv").write_text("q\ti4\t1\n")
+    options = ExportOptions(str(small_model), tmp_path / "bundle", judgements=beir)
+    found = export(options)["gate"]["retrieval"]
+    assert (found["queries"], found["items"], found["judgements"]) == (1, 20, "given")
+    for pairing in ("fp32", "int8_over_fp32_items", "int8_over_int8_items"):
+        assert found[f"recall_at_10_{pairing}"] == 1.0
+
+
+def test_shorter_lengths_and_the_reason_to_publish_are_carried(tmp_path, small_model):
+    options = ExportOptions(
+        str(small_model), tmp_path / "b", matryoshka_dims=(64, 32), force_reason="a trial"
+    )
+    encoder = export(options)
+    assert encoder["matryoshka_dims"] == [32, 64]
+    assert encoder["gate"]["forced"] == "a trial"
 
 
 def test_bundle_is_replaced_whole(tmp_path):
@@ -207,5 +239,24 @@ def test_too_many_tokens_are_refused(tmp_path, small_model):
 
 def test_noise_is_not_published_unless_forced():
     with pytest.raises(CommandError, match=r"mean cosine of only 0\.4000"):
-        _require_meaning(0.4, force=False)
-    _require_meaning(0.4, force=True)
+        _require_meaning(0.4, forced=False)
+    _require_meaning(0.4, forced=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--matryoshka-dims", "64,128", "--matryoshka-dims has 128; allowed 1..127"),
+        ("--matryoshka-dims", "half", "numbers with commas are needed"),
+        ("--judgements", "nowhere", "this is no BEIR folder"),
+        ("--calibration", "empty.txt", "has no text"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    tmp_path, monkeypatch, small_model, option, value, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    result = run_export("--model", small_model, "--out", tmp_path / "bundle", option, value)
+    assert sentence in one_error_line(result)
+    assert not (tmp_path / "bundle").exists()

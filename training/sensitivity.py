@@ -1,0 +1,156 @@
+"""What storing each weight matrix in 8 bits costs, measured without building a graph for each.
+
+One full-precision session has a place behind every matrix where a difference can be added. The
+inputs of all matrices are read from one run; what 8 bits would change of a matrix's output follows
+from its input alone, and is fed back to see what it does to the embedding.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from training.matrices import Bytes, Linear, Matrix, quantize_columns
+from training.onnx_graph import replace_nodes, weights_of
+from training.onnx_run import Ids, cosines, open_session
+
+Floats = NDArray[np.float32]
+Progress = Callable[[int], None]
+
+_ACTIVATION_MAX = 255
+
+
+class Probe:
+    """A full-precision session that shows what each matrix reads, and takes differences."""
+
+    def __init__(self, model: Any, matrices: Sequence[Matrix]) -> None:
+        """Build the session from a tidied ModelProto and its matrices."""
+        tensors = weights_of(model.graph)
+        self.matrices = tuple(matrices)
+        self._weights = {
+            linear.weight: numpy_helper.to_array(tensors[linear.weight])
+            for matrix in matrices
+            for linear in matrix.linears
+        }
+        self._session = open_session(_with_differences(model, matrices).SerializeToString())
+
+    def inputs(self, ids: Ids) -> tuple[Floats, dict[str, Floats]]:
+        """Return a text's embedding, shape (1, dim), and by matrix name what it reads, (seq, k)."""
+        names = [matrix.input for matrix in self.matrices]
+        embedding, *read = self._session.run(["embedding", *names], _feed(ids))
+        rows = {
+            matrix.name: values.reshape(-1, values.shape[-1])
+            for matrix, values in zip(self.matrices, read, strict=True)
+        }
+        return embedding, rows
+
+    def embeddings_with(
+        self, matrix: Matrix, texts: Sequence[Ids], read: Sequence[Floats]
+    ) -> Floats:
+        """Return texts' embeddings, shape (n, dim), with one matrix in 8 bits.
+
+        Args:
+            matrix: which matrix.
+            texts: each text's tokens.
+            read: what the matrix reads for each text, float32 of shape (seq, k).
+        """
+        stored = {
+            linear: (self._weights[linear.weight], quantize_columns(self._weights[linear.weight]))
+            for linear in matrix.linears
+        }
+        vectors = []
+        for ids, rows in zip(texts, read, strict=True):
+            differences = {
+                _difference(linear): quantized_product(rows, *bits) - rows @ weights
+                for linear, (weights, bits) in stored.items()
+            }
+            vectors.append(self._session.run(["embedding"], {**_feed(ids), **differences})[0])
+        return np.concatenate(vectors)
+
+
+def measure_sensitivity(probe: Probe, texts: Sequence[Ids], advance: Progress) -> dict[str, float]:
+    """Return, by matrix name, 1 - mean cosine when it alone is in 8 bits.
+
+    Args:
+        probe: the model to measure.
+        texts: token ids of calibration texts.
+        advance: called with 1 after each matrix.
+    """
+    runs = [probe.inputs(ids) for ids in texts]
+    costs: dict[str, float] = {}
+    for matrix in probe.matrices:
+        pairs = [read[matrix.name] for _, read in runs]
+        got = probe.embeddings_with(matrix, texts, pairs)
+        expected = np.concatenate([embedding for embedding, _ in runs])
+        costs[matrix.name] = 1.0 - float(cosines(got, expected).mean())
+        advance(1)
+    return costs
+
+
+def channel_maxima(probe: Probe, texts: Sequence[Ids], advance: Progress) -> dict[str, Floats]:
+    """Return, by matrix name, the largest magnitude of each channel it reads, shape (k,)."""
+    maxima: dict[str, Floats] = {}
+    for ids in texts:
+        for name, rows in probe.inputs(ids)[1].items():
+            largest = np.abs(rows).max(axis=0)
+            maxima[name] = np.maximum(maxima[name], largest) if name in maxima else largest
+        advance(1)
+    return maxima
+
+
+def quantized_product(rows: Floats, values: Bytes, scales: Floats) -> Floats:
+    """Return rows @ weights as DynamicQuantizeMatMul makes it, float32 of shape (m, n).
+
+    Activations get one scale and zero point for all rows, over a range that holds zero.
+
+    Args:
+        rows: float32 of shape (m, k).
+        values: the weights in 8 bits, shape (k, n).
+        scales: their steps, one a column, shape (n,).
+    """
+    low, high = min(float(rows.min()), 0.0), max(float(rows.max()), 0.0)
+    step = (high - low) / _ACTIVATION_MAX or 1.0
+    zero = np.clip(np.rint(-low / step), 0, _ACTIVATION_MAX)
+    stored = np.clip(np.rint(rows / step) + zero, 0, _ACTIVATION_MAX) - zero
+    product = stored.astype(np.float32) @ values.astype(np.float32)
+    scaled: Floats = product * (scales * np.float32(step))
+    return scaled
+
+
+def _with_differences(model: Any, matrices: Sequence[Matrix]) -> Any:
+    """Return a copy that shows matrices' inputs and adds to each linear's output an input."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    linears = {linear.output: linear for matrix in matrices for linear in matrix.linears}
+    order: list[Any] = []
+    for node in graph.node:
+        order.append(node)
+        if linear := linears.get(node.output[0]):
+            node.output[0] = f"{linear.output}_plain"
+            order.append(
+                helper.make_node("Add", [node.output[0], _difference(linear)], [linear.output])
+            )
+    replace_nodes(graph, order)
+    for linear in linears.values():
+        name = _difference(linear)
+        # An initializer that is an input too has a default and can be given another value.
+        graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.float32), name))
+        graph.input.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None])
+        )
+    shown = dict.fromkeys(matrix.input for matrix in matrices)
+    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in shown)
+    del graph.value_info[:]
+    return copy
+
+
+def _difference(linear: Linear) -> str:
+    return f"{linear.output}_difference"
+
+
+def _feed(ids: Ids) -> Mapping[str, Any]:
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
