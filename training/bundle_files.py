@@ -16,6 +16,7 @@ from rpc.files import sync_folder
 from rpc.terminal import CommandError
 
 FORMAT_VERSION = 1
+BI_ENCODER = "bi_encoder"
 ENCODER_FILE = "encoder.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -70,9 +71,11 @@ def encoder_id(description: Mapping[str, Any], checksums: Mapping[str, Mapping[s
 
     It is the first 24 hex digits of the SHA-256 of this JSON, keys sorted, no spaces: the fields
     dim, item_template, max_tokens, normalize, pooling, prompts and quantization of encoder.json,
-    and "model" and "tokenizer", the SHA-256 of those files.
+    "kind" when that is not "bi_encoder", and "model" and "tokenizer", the SHA-256 of those files.
     """
     identity = {field: description[field] for field in _IDENTITY_FIELDS}
+    if (kind := description.get("kind", BI_ENCODER)) != BI_ENCODER:
+        identity["kind"] = kind
     identity["model"] = checksums[MODEL_FILE]["sha256"]
     identity["tokenizer"] = checksums[TOKENIZER_FILE]["sha256"]
     canonical = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)

@@ -196,6 +196,7 @@ def _quantize(
 def _describe(options: ExportOptions, source: Source, gate: dict[str, Any]) -> dict[str, Any]:
     verified = {key: gate[key] for key in ("cosine_mean", "cosine_min")}
     return {
+        "kind": bundle_files.BI_ENCODER,
         "name": source.name,
         "dim": source.dim,
         "max_tokens": source.max_tokens,

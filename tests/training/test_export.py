@@ -134,6 +134,7 @@ FILES = {"model.onnx": b"graph", "tokenizer.json": b"{}", "reference.json": b"[]
         (FILES, {"item_template": "{title} {brand}"}),
         (FILES, {"prompts": {"query": "query: ", "item": ""}}),
         (FILES, {"max_tokens": 17}),
+        (FILES, {"kind": "cross_encoder"}),
         (FILES | {"model.onnx": b"other"}, {}),
         (FILES | {"tokenizer.json": b"[]"}, {}),
     ],
@@ -143,6 +144,12 @@ def test_whatever_changes_a_vector_changes_the_id(tmp_path, files, changes):
     other = write_bundle(tmp_path / "other", files, describe(**changes))
     assert len(plain["encoder_id"]) == 24
     assert plain["encoder_id"] != other["encoder_id"]
+
+
+def test_a_bi_encoder_keeps_the_id_it_had_before_kinds_were_written(tmp_path):
+    plain = write_bundle(tmp_path / "plain", FILES, describe())
+    named = write_bundle(tmp_path / "named", FILES, describe(kind="bi_encoder"))
+    assert plain["encoder_id"] == named["encoder_id"]
 
 
 def test_costliest_matrices_stay_float_until_the_target_is_met(tmp_path, small_model):
