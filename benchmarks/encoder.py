@@ -1,0 +1,404 @@
+"""One encoder in every runtime a Python user would try: speed, size, and what the vectors find.
+
+Compares the bundle as encoder_service runs it with sentence-transformers (PyTorch, and its ONNX
+backend), onnxruntime in full precision, the usual dynamic INT8, and OpenVINO in full precision and
+INT8, each set up as its own documentation advises. Every call goes from text to vectors,
+tokenization included. Each system has a process of its own; they are measured in turn, in rounds,
+and medians of rounds are compared. Phases keep what they found in --work, so each can run alone:
+
+    quality   cosine to full precision, recall@10 and ndcg@10 (vectors are kept, and reused)
+    grid      p50, p95, p99 and texts a second by length and batch
+    targets   short queries: p50, 64 callers over gRPC, what gRPC adds in empty RPCs
+    report    table, JSON in benchmarks/results, plot in docs/images
+
+    pip install 'vitrine[encoder,train,bench]'
+    python -m benchmarks.encoder --quick                       # two minutes, generated judgements
+    python -m benchmarks.encoder --name minilm --bundle INT8_BUNDLE --fp32-bundle FP32_BUNDLE
+    python -m benchmarks.encoder --name mpnet --model MODEL --bundle ... --phase quality
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from benchmarks import encoder_peers, encoder_report
+from benchmarks.encoder_load import ask, running_service
+from benchmarks.encoder_quality import EmbeddingsCache, content_hash, quality
+from benchmarks.encoder_systems import Absent, Floats
+from benchmarks.encoder_texts import (
+    calibration_texts,
+    generated_collection,
+    judged_collection,
+    short_texts,
+    texts_of_length,
+)
+from benchmarks.encoder_worker import Worker
+from benchmarks.report import RESULTS, machine, median, percentile
+from training.beir import Collection
+from training.torch_encoder import find_model
+
+PHASES = ("quality", "grid", "targets", "report")
+LENGTHS = (8, 16, 32, 64, 128)
+BATCHES = (1, 8, 32)
+CALLERS = 64
+FULL = "onnx_fp32_1"  # the system that full precision is taken from
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+LOAD_TEXTS_A_SECOND_MAX = 2_500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A system to measure: what it is called, how it runs, and the file that its vectors depend on.
+
+    Attributes:
+        key: its name in the results.
+        label: its name for people.
+        kind: which class of encoder_systems runs it.
+        files: what that class reads.
+        model: the file to hash and weigh; made by `make` unless it is there.
+        make: writes that file; raises ImportError when a library is missing.
+    """
+
+    key: str
+    label: str
+    kind: str
+    files: dict[str, str]
+    model: Path
+    make: Callable[[Path], None] | None = None
+
+
+def main() -> None:
+    """Run the phases asked for."""
+    options = _parsed()
+    work = options.work / options.name
+    entries = entries_of(options, work)
+    collection, judgements = _collection(options)
+    for phase in options.phase:
+        print(f"{options.name}: {phase}", file=sys.stderr, flush=True)
+        if phase == "report":
+            encoder_report.write(options.name, work, entries, options.results, options.images)
+            continue
+        found = _RUN[phase](options, entries, collection)
+        state = {"machine": machine() | _versions(), "judgements": judgements, **found}
+        (work / f"{phase}.json").write_text(json.dumps(state, indent=2))
+
+
+def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
+    """Return the systems, none of them made or loaded yet."""
+    graph = work / "fp32.onnx"
+    if not graph.exists():
+        # A copy: quantization writes scratch files beside the graph that it reads.
+        shutil.copy(options.fp32_bundle / "model.onnx", graph)
+    tokenizer = options.fp32_bundle / "tokenizer.json"
+    tokens = json.loads((options.fp32_bundle / "encoder.json").read_text())["max_tokens"]
+    torch = {"model": find_model(options.model).location, "max_tokens": str(tokens)}
+    texts = calibration_texts(encoder_peers.NUM_CALIBRATION_TEXTS)
+
+    def files(path: Path) -> dict[str, str]:
+        return {"graph": str(path), "tokenizer": str(tokenizer)}
+
+    def openvino_int8(*, overflow_fix: bool) -> Callable[[Path], None]:
+        return lambda out: encoder_peers.openvino_int8(
+            work / "openvino.xml", tokenizer, texts, out, overflow_fix=overflow_fix
+        )
+
+    def naive(*, per_channel: bool) -> Callable[[Path], None]:
+        return lambda out: encoder_peers.naive_int8(graph, out, per_channel=per_channel)
+
+    own = options.bundle / "model.onnx"
+    dynamic, channels = work / "naive.onnx", work / "naive-per-channel.onnx"
+    vino, vino8, vino8fix = (work / f"openvino{end}.xml" for end in ("", "-int8", "-int8-fix"))
+    found = [
+        Entry("torch", "sentence-transformers, torch FP32", "torch", torch, graph),
+        Entry("torch_onnx", "sentence-transformers, ONNX backend", "torch_onnx", torch, graph),
+        Entry("onnx_fp32_1", "onnxruntime FP32, 1 thread", "onnx_1", files(graph), graph),
+        Entry("onnx_fp32", "onnxruntime FP32, all cores", "onnx_all", files(graph), graph),
+        Entry("naive_int8", "dynamic INT8, defaults", "onnx_all", files(dynamic), dynamic,
+              naive(per_channel=False)),
+        Entry("naive_int8_channels", "dynamic INT8, per channel", "onnx_all", files(channels),
+              channels, naive(per_channel=True)),
+        Entry("openvino_fp32", "OpenVINO FP32", "openvino", files(vino), vino,
+              lambda out: encoder_peers.openvino_fp32(graph, out)),
+        Entry("openvino_int8", "OpenVINO INT8, NNCF", "openvino", files(vino8), vino8,
+              openvino_int8(overflow_fix=False)),
+        Entry("openvino_int8_fix", "OpenVINO INT8, NNCF with overflow fix", "openvino",
+              files(vino8fix), vino8fix, openvino_int8(overflow_fix=True)),
+        Entry("own", "Vitrine, in process", "own", {"bundle": str(options.bundle)}, own),
+        Entry("own_grpc", "Vitrine, over gRPC", "grpc", {}, own),
+    ]  # fmt: skip
+    wanted = {FULL, "onnx_fp32", "own", "own_grpc", *(options.systems or [])}
+    return [entry for entry in found if options.systems is None or entry.key in wanted]
+
+
+@contextmanager
+def workers(
+    options: argparse.Namespace, entries: list[Entry]
+) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
+    """Start every system that can be had; yield them, and why the others cannot."""
+    running: dict[str, Worker] = {}
+    absent: dict[str, str] = {}
+    try:
+        for entry in entries:
+            python = options.peer_python if entry.kind == "torch_onnx" else sys.executable
+            try:
+                if entry.make is not None and not entry.model.exists():
+                    entry.make(entry.model)
+                running[entry.key] = Worker(entry.kind, entry.files, python)
+            except ImportError as exc:
+                absent[entry.key] = f"not installed: pip install 'vitrine[bench]' ({exc})"
+            except Absent as exc:
+                absent[entry.key] = str(exc)
+        yield running, absent
+    finally:
+        for worker in running.values():
+            worker.close()
+
+
+def measure_quality(
+    options: argparse.Namespace, entries: list[Entry], collection: Collection
+) -> dict[str, Any]:
+    """Return each system's nearness to full precision and what its vectors find."""
+    cache = EmbeddingsCache(options.embeddings_cache or options.work / "embeddings")
+    found: dict[str, Any] = {}
+    bases: dict[str, Mapping[str, float]] = {}
+    local = [entry for entry in entries if entry.kind != "grpc"]
+    with workers(options, local) as (running, absent):
+        by_key = {entry.key: entry for entry in local}
+        full_hash = _model_hash(by_key[FULL])
+        for key, worker in running.items():
+            model = _model_hash(by_key[key])
+            own_items = options.own_items if "int8" in key or key == "own" else 0
+
+            def full(texts: Sequence[str]) -> Floats:
+                return cache.embedded(full_hash, texts, running[FULL])
+
+            def own(texts: Sequence[str], model: str = model, worker: Worker = worker) -> Floats:
+                return cache.embedded(model, texts, worker)
+
+            found[key] = quality(collection, full, own, own_items, bases)
+            print(key, found[key], file=sys.stderr, flush=True)
+    return {"quality": found, "absent": absent}
+
+
+def measure_grid(
+    options: argparse.Namespace, entries: list[Entry], _: Collection
+) -> dict[str, Any]:
+    """Return latency and rate by length and batch, systems in turn in each round."""
+    tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
+    cells: list[dict[str, Any]] = []
+    with running_service(options.bundle, options.port) as address:
+        served = [
+            replace(entry, files={"address": address}) if entry.kind == "grpc" else entry
+            for entry in entries
+        ]
+        with workers(options, served) as (running, absent):
+            about = {key: {"threads": w.threads, "note": w.note} for key, w in running.items()}
+            for length in options.lengths:
+                for batch in options.batches:
+                    texts = texts_of_length(tokenizer, length, batch * 16, seed=length)
+                    batches = [texts[at : at + batch] for at in range(0, len(texts), batch)]
+                    cells += _cell(options, running, batches, length, batch)
+    return {"grid": cells, "absent": absent, "about": about, "seconds": options.seconds}
+
+
+def _cell(
+    options: argparse.Namespace,
+    running: dict[str, Worker],
+    batches: list[list[str]],
+    length: int,
+    batch: int,
+) -> list[dict[str, Any]]:
+    rounds: dict[str, list[list[float]]] = {key: [] for key in running}
+    for _ in range(options.rounds):
+        for key, worker in running.items():
+            rounds[key].append(worker.times_us(batches, options.seconds))
+    return [
+        {
+            "system": key, "tokens": length, "batch": batch,
+            "calls": sum(len(one) for one in of_rounds),
+            **{
+                name: median([percentile(one, share) for one in of_rounds])
+                for name, share in (("p50_us", 0.5), ("p95_us", 0.95), ("p99_us", 0.99))
+            },
+            "texts_a_second": median(
+                [batch * len(one) / sum(one) * 1e6 for one in of_rounds]
+            ),
+        }
+        for key, of_rounds in rounds.items()
+    ]  # fmt: skip
+
+
+def measure_targets(
+    options: argparse.Namespace, entries: list[Entry], collection: Collection
+) -> dict[str, Any]:
+    """Return the figures on short queries: one caller, 64 callers, and what gRPC adds."""
+    tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
+    load = int(options.rounds * options.load_seconds * LOAD_TEXTS_A_SECOND_MAX)
+    texts = short_texts(tokenizer, collection, 600 + options.overhead_texts + load, seed=31)
+    single, texts = [[text] for text in texts[:600]], texts[600:]
+    p50: dict[str, list[float]] = {}
+    loop: dict[str, list[float]] = {}
+    local = [entry for entry in entries if entry.kind != "grpc"]
+    rates: list[float] = []
+    with workers(options, local) as (running, absent):
+        for _ in range(options.rounds):
+            for key, worker in running.items():
+                spent_us = worker.times_us(single, options.seconds)
+                p50.setdefault(key, []).append(percentile(spent_us, 0.5))
+                loop.setdefault(key, []).append(len(spent_us) / sum(spent_us) * 1e6)
+    # The two sessions in a loop run beside the loaded service in turn, in the same rounds.
+    loops = [entry for entry in local if entry.key in ("onnx_fp32_1", "onnx_fp32")]
+    looped: dict[str, list[float]] = {}
+    latencies = []
+    with (
+        running_service(options.bundle, options.port) as address,
+        workers(options, loops) as (running, _),
+    ):
+        added = ask(
+            do="overhead", address=address, bundle=str(options.bundle),
+            texts=texts[: options.overhead_texts], rounds=options.rounds,
+        )  # fmt: skip
+        remaining = texts[options.overhead_texts :]
+        share = len(remaining) // options.rounds
+        for number in range(options.rounds):
+            for key, worker in running.items():
+                spent_us = worker.times_us(single, options.load_seconds / 2)
+                looped.setdefault(key, []).append(len(spent_us) / sum(spent_us) * 1e6)
+            loaded = ask(
+                do="rate", address=address, callers=CALLERS, seconds=options.load_seconds,
+                texts=remaining[number * share : (number + 1) * share],
+            )  # fmt: skip
+            rates.append(loaded["texts_a_second"])
+            latencies.append(loaded["latency_ms"])
+    own = p50["own"]
+    return {
+        "absent": absent,
+        "short_queries": {
+            "p50_us": {key: median(values) for key, values in p50.items()},
+            "own_to": {
+                key: _ratio(own, values) for key, values in p50.items() if key != "own"
+            },
+        },
+        "callers_64": {
+            "callers": CALLERS,
+            "texts_a_second": median(rates),
+            "latency_ms": latencies[-1],
+            "loop_texts_a_second": {key: median(values) for key, values in looped.items()},
+            "ratio_to_loop": {key: _ratio(rates, values) for key, values in looped.items()},
+        },
+        "overhead": added,
+    }  # fmt: skip
+
+
+def _ratio(numerators: list[float], denominators: list[float]) -> dict[str, float]:
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    return {
+        "median_of_rounds": median(ratios, 3),
+        "least": round(min(ratios), 3),
+        "most": round(max(ratios), 3),
+    }
+
+
+def _model_hash(entry: Entry) -> str:
+    """Return what an entry's vectors depend on: its file's content, and torch's own ways."""
+    weights = entry.model.with_suffix(".bin")
+    paths = [entry.model] + ([weights] if entry.model.suffix == ".xml" else [])
+    content = content_hash(*paths)
+    return f"{entry.kind}-{content}" if entry.kind.startswith("torch") else content
+
+
+def _collection(options: argparse.Namespace) -> tuple[Collection, str]:
+    if options.quick:
+        return generated_collection(300, 60), "generated: queries are words of one item's text each"
+    return judged_collection(options.judgements)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("torch", "sentence-transformers", "transformers", "openvino", "nncf"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _export(model: str, out: Path, quantization: str) -> Path:
+    """Export a bundle with the project's own command, unless it is there."""
+    if not out.exists():
+        command = [sys.executable, "-m", "training.export", "--model", model, "--out", str(out)]
+        command += ["--quantize", quantization]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+def _parsed() -> argparse.Namespace:
+    options = _parser().parse_args()
+    if options.quick:
+        options.rounds, options.seconds, options.load_seconds = 2, 0.05, 1.0
+        options.lengths, options.batches = [8, 32], [1, 8]
+        options.overhead_texts, options.own_items = 60, 100
+        options.name = f"{options.name}-quick"
+    work = options.work / options.name
+    work.mkdir(parents=True, exist_ok=True)
+    if options.bundle is None:
+        options.bundle = _export(options.model, work / "bundle-int8", "int8")
+    if options.fp32_bundle is None:
+        options.fp32_bundle = _export(options.model, work / "bundle-fp32", "none")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small, in about two minutes")
+    parser.add_argument("--name", default="minilm", help="results go to encoder-NAME.json")
+    parser.add_argument("--model", default="all-MiniLM-L6-v2", help="folder or hub id")
+    parser.add_argument("--bundle", type=Path, help="the bundle served; exported when left out")
+    parser.add_argument("--fp32-bundle", type=Path, help="of the same model; likewise")
+    parser.add_argument("--judgements", type=Path, help="a BEIR folder")
+    parser.add_argument(
+        "--own-items",
+        type=int,
+        default=10_000,
+        help="items of the sub-corpus that INT8 systems embed themselves",
+    )
+    parser.add_argument("--embeddings-cache", type=Path, help="folder of vectors to reuse")
+    parser.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        help="interpreter with optimum-onnx, for the ONNX backend's row",
+    )
+    parser.add_argument("--phase", nargs="*", choices=PHASES, default=list(PHASES))
+    parser.add_argument("--systems", nargs="*", help="keys to measure; all when left out")
+    parser.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS))
+    parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.3, help="a system, case and round")
+    parser.add_argument("--load-seconds", type=float, default=5.0, help="a round of 64 callers")
+    parser.add_argument("--overhead-texts", type=int, default=600)
+    parser.add_argument("--port", type=int, default=7792)
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "vitrine-encoder-benchmark"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    return parser  # fmt: skip
+
+
+_RUN = {"quality": measure_quality, "grid": measure_grid, "targets": measure_targets}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Load on a running encoder service, from a process of its own.
+
+`python -m benchmarks.encoder_load COMMAND` takes a JSON object and prints one:
+
+    {"do": "rate", "address", "texts", "callers", "seconds"}     texts a second, every text once
+    {"do": "overhead", "address", "bundle", "texts", "rounds"}   Encode against encoding in process
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks.report import median, percentile, spread
+from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+
+ROOT = Path(__file__).parents[1]
+CALLERS_PER_CHANNEL = 16
+START_TIMEOUT_S = 120.0
+_SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+
+@contextmanager
+def running_service(bundle: Path, port: int) -> Iterator[str]:
+    """Serve a bundle in a real encoder process; yield its address once it is SERVING."""
+    command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle)]
+    command += ["--port", str(port), "--http-port", "0"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    address = f"127.0.0.1:{port}"
+    try:
+        _wait_until_serving(process, address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def ask(**command: Any) -> dict[str, Any]:
+    """Run a command in a process of its own and return what it found."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.encoder_load"],
+        input=json.dumps(command), capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+async def rate(address: str, texts: list[str], callers: int, seconds: float) -> dict[str, Any]:
+    """Return texts a second with callers that encode one text after another, back to back."""
+    channels = [
+        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(-(-callers // CALLERS_PER_CHANNEL))
+    ]
+    encoders = [encoder_pb2_grpc.EncoderServiceStub(channel).Encode for channel in channels]
+    remaining, took_ms = iter(texts), list[float]()
+    for encode in encoders:
+        await encode(_request(next(remaining)))
+    started_s = time.perf_counter()
+
+    async def call(number: int) -> None:
+        while (sent_s := time.perf_counter()) < started_s + seconds:
+            if (text := next(remaining, None)) is None:
+                return
+            await encoders[number % len(encoders)](_request(text))
+            took_ms.append((time.perf_counter() - sent_s) * 1e3)
+
+    await asyncio.gather(*(call(number) for number in range(callers)))
+    spent_s = time.perf_counter() - started_s
+    for channel in channels:
+        await channel.close(None)
+    return {"texts_a_second": len(took_ms) / spent_s, "latency_ms": spread(took_ms)}
+
+
+async def overhead(address: str, bundle: str, texts: list[str], rounds: int) -> dict[str, Any]:
+    """Return Encode, encoding in this process and an empty RPC, in turn, for every text."""
+    from encoder_service.bundle import load_bundle
+    from encoder_service.encoder import load_encoder
+
+    local = load_encoder(load_bundle(Path(bundle)))
+    local.warm()
+    spent: dict[str, list[float]] = {"empty_rpc": [], "in_process": [], "encode": []}
+    ratios = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        encode = encoder_pb2_grpc.EncoderServiceStub(channel).Encode
+        empty: Any = channel.unary_unary(_HEALTH, None, None)
+        each = len(texts) // rounds
+        for start in range(0, each * rounds, each):
+            here: dict[str, list[float]] = {name: [] for name in spent}
+            for text in texts[start : start + each]:
+                here["empty_rpc"].append(await _time_us(empty(b"")))
+                started_s = time.perf_counter()
+                local.encode([text])
+                here["in_process"].append((time.perf_counter() - started_s) * 1e6)
+                here["encode"].append(await _time_us(encode(_request(text))))
+            p50 = {name: percentile(values, 0.5) for name, values in here.items()}
+            ratios.append((p50["encode"] - p50["in_process"]) / p50["empty_rpc"])
+            for name, values in here.items():
+                spent[name] += values
+    return {
+        "us": {name: spread(values) for name, values in spent.items()},
+        "added_in_empty_rpcs": median(ratios, 2),
+        "rounds": [round(ratio, 2) for ratio in ratios],
+    }
+
+
+async def _time_us(call: Any) -> float:
+    started_s = time.perf_counter()
+    await call
+    return (time.perf_counter() - started_s) * 1e6
+
+
+def _request(text: str) -> encoder_pb2.EncodeRequest:
+    return encoder_pb2.EncodeRequest(texts=[text], kind=types_pb2.TEXT_KIND_QUERY)
+
+
+def _wait_until_serving(process: subprocess.Popen[bytes], address: str) -> None:
+    stop_s = time.monotonic() + START_TIMEOUT_S
+    with grpc.insecure_channel(address) as channel:
+        check: Any = channel.unary_unary(_HEALTH, None, None)
+        while time.monotonic() < stop_s and process.poll() is None:
+            try:
+                if check(b"", timeout=5, wait_for_ready=True) == _SERVING:
+                    return
+            except grpc.RpcError:
+                pass
+            time.sleep(0.1)
+    raise RuntimeError(f"the encoder service at {address} did not start")
+
+
+def main() -> None:
+    """Do what stdin asks for."""
+    command = json.loads(sys.stdin.read())
+    work: Any = {"rate": rate, "overhead": overhead}[command.pop("do")]
+    print(json.dumps(asyncio.run(work(**command))))
+
+
+if __name__ == "__main__":
+    main()

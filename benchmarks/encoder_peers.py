@@ -1,0 +1,65 @@
+"""Quantized peers, made from the same FP32 graph by the recipes of their own documentation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.encoder_systems import padded, padding_tokenizer
+
+NUM_CALIBRATION_TEXTS = 300
+
+
+def naive_int8(graph: Path, out: Path, *, per_channel: bool) -> None:
+    """Write the graph with dynamic INT8 as most tutorials do: signed weights, all 8 bits.
+
+    Source: onnxruntime's documentation, "Quantize ONNX models", dynamic quantization.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        graph,
+        out,
+        per_channel=per_channel,
+        weight_type=QuantType.QInt8,
+        # Shapes cannot be inferred through a fused attention node; its output is float32 too.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+
+
+def openvino_fp32(graph: Path, out: Path) -> None:
+    """Write the graph as an OpenVINO model in full precision."""
+    import openvino
+
+    openvino.save_model(openvino.convert_model(graph), out, compress_to_fp16=False)
+
+
+def openvino_int8(
+    fp32: Path, tokenizer: Path, texts: Sequence[str], out: Path, *, overflow_fix: bool
+) -> None:
+    """Write an OpenVINO model with static INT8 by NNCF's post-training quantization.
+
+    `model_type=TRANSFORMER` is what NNCF's documentation advises for such models: it smooths
+    activations and quantizes them asymmetrically. Processors without VNNI saturate; for them it
+    has `overflow_fix`, which halves the range of weights.
+
+    Source: OpenVINO's documentation, "Basic Quantization Flow".
+    """
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import OverflowFix
+
+    tokens = padding_tokenizer(str(tokenizer))
+    fix = OverflowFix.ENABLE if overflow_fix else OverflowFix.DISABLE
+
+    def feed(text: str) -> dict[str, object]:
+        ids, mask = padded(tokens, [text])
+        return {"input_ids": ids, "attention_mask": mask}
+
+    made = nncf.quantize(
+        openvino.Core().read_model(fp32),
+        nncf.Dataset(list(texts), feed),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(texts),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+    )
+    openvino.save_model(made, out, compress_to_fp16=False)

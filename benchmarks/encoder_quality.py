@@ -1,0 +1,100 @@
+"""How near a system's vectors are to full precision, and what they find of what was judged."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.encoder_worker import Worker
+from training.beir import Collection, narrow
+from training.ranking import evaluate_vectors
+
+Floats = NDArray[np.float32]
+Bases = dict[str, Mapping[str, float]]
+Embed = Callable[[Sequence[str]], Floats]
+
+
+class EmbeddingsCache:
+    """Vectors on disk, named after the model's content and the texts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, model: str, texts: Sequence[str]) -> Path:
+        """Return where vectors are kept, whether they are there or not."""
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        return self._folder / f"{model[:12]}-{digest[:12]}.npy"
+
+    def embedded(self, model: str, texts: Sequence[str], worker: Worker) -> Floats:
+        """Return vectors, made by the worker unless they are there."""
+        path = self.path(model, texts)
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".part.npy")
+            worker.embed(texts, aside)
+            aside.rename(path)
+        found: Floats = np.load(path)
+        return found
+
+
+def content_hash(*paths: Path) -> str:
+    """Return the SHA-256 of files one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def quality(
+    collection: Collection, full: Embed, own: Embed, own_items: int, bases: Bases
+) -> dict[str, Any]:
+    """Return cosine, recall@10 and ndcg@10 of a system, and of full precision beside it.
+
+    Args:
+        collection: what is searched and judged.
+        full: embeds in full precision.
+        own: embeds with the system.
+        own_items: items of a sub-corpus that the system embeds itself; 0 leaves that out.
+        bases: what full precision finds, kept from one system to the next.
+    """
+    references, queries = full(collection.query_texts), own(collection.query_texts)
+    cosines = (references.astype(np.float64) * queries.astype(np.float64)).sum(axis=1)
+    found = {
+        "cosine_mean": round(float(cosines.mean()), 6),
+        "cosine_min": round(float(cosines.min()), 6),
+        "queries": len(collection.query_ids),
+        **_pairing("over_fp32_items", collection, references, queries, full, full, bases),
+    }
+    if own_items:
+        part = narrow(collection, own_items, max(1, own_items // 10), seed=29)
+        rows = [collection.query_ids.index(query_id) for query_id in part.query_ids]
+        found |= _pairing("over_own_items", part, references[rows], queries[rows], full, own, bases)
+    return found
+
+
+def _pairing(
+    name: str,
+    collection: Collection,
+    references: Floats,
+    queries: Floats,
+    full: Embed,
+    own: Embed,
+    bases: Bases,
+) -> dict[str, Any]:
+    """Return the measures of a system's queries over items, and the loss to full precision in %."""
+    if name not in bases:
+        items = full(collection.item_texts)
+        bases[name] = evaluate_vectors(collection, references, items).means
+    base = bases[name]
+    here = evaluate_vectors(collection, queries, own(collection.item_texts)).means
+    found: dict[str, Any] = {f"items_{name}": len(collection.item_ids)}
+    for measure in base:
+        plain = measure.replace("@", "_at_")
+        found[f"{plain}_{name}"] = round(here[measure], 5)
+        found[f"{plain}_{name}_lost_percent"] = round(100 * (1 - here[measure] / base[measure]), 3)
+    return found
