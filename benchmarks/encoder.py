@@ -45,6 +45,7 @@ from benchmarks.encoder_texts import (
 )
 from benchmarks.encoder_worker import Worker
 from benchmarks.report import RESULTS, machine, median, percentile
+from rpc.terminal import errors_as_sentences
 from training.beir import Collection
 from training.torch_encoder import find_model
 
@@ -79,8 +80,13 @@ class Entry:
 
 
 def main() -> None:
+    """Run the phases asked for, and say in one sentence what went wrong."""
+    with errors_as_sentences():
+        run(_parsed())
+
+
+def run(options: argparse.Namespace) -> None:
     """Run the phases asked for."""
-    options = _parsed()
     work = options.work / options.name
     entries = entries_of(options, work)
     collection, judgements = _collection(options)
@@ -197,7 +203,7 @@ def measure_grid(
     """Return latency and rate by length and batch, systems in turn in each round."""
     tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
     cells: list[dict[str, Any]] = []
-    with running_service(options.bundle, options.port) as address:
+    with running_service(options.bundle) as address:
         served = [
             replace(entry, files={"address": address}) if entry.kind == "grpc" else entry
             for entry in entries
@@ -262,7 +268,7 @@ def measure_targets(
     looped: dict[str, list[float]] = {}
     latencies = []
     with (
-        running_service(options.bundle, options.port) as address,
+        running_service(options.bundle) as address,
         workers(options, loops) as (running, _),
     ):
         added = ask(
@@ -389,7 +395,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.3, help="a system, case and round")
     parser.add_argument("--load-seconds", type=float, default=5.0, help="a round of 64 callers")
     parser.add_argument("--overhead-texts", type=int, default=600)
-    parser.add_argument("--port", type=int, default=7792)
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "vitrine-encoder-benchmark"
     )

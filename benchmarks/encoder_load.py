@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import grpc
 
 from benchmarks.report import median, percentile, spread
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from rpc.terminal import CommandError
 
 ROOT = Path(__file__).parents[1]
 CALLERS_PER_CHANNEL = 16
@@ -30,21 +32,25 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 
 
 @contextmanager
-def running_service(bundle: Path, port: int) -> Iterator[str]:
-    """Serve a bundle in a real encoder process; yield its address once it is SERVING."""
-    command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle)]
-    command += ["--port", str(port), "--http-port", "0"]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    address = f"127.0.0.1:{port}"
-    try:
-        _wait_until_serving(process, address)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+def running_service(bundle: Path) -> Iterator[str]:
+    """Serve a bundle in a real encoder process on a free port; yield its address once SERVING.
+
+    Raises:
+        CommandError: it did not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitrine-encoder-") as folder:
+        announcement, log = Path(folder) / "announcement.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle)]
+        command += ["--port", "0", "--http-port", "0", "--announce-file", str(announcement)]
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=file, stderr=file
+            )
+        try:
+            yield _address_once_serving(process, announcement, log)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def ask(**command: Any) -> dict[str, Any]:
@@ -126,18 +132,25 @@ def _request(text: str) -> encoder_pb2.EncodeRequest:
     return encoder_pb2.EncodeRequest(texts=[text], kind=types_pb2.TEXT_KIND_QUERY)
 
 
-def _wait_until_serving(process: subprocess.Popen[bytes], address: str) -> None:
+def _address_once_serving(process: subprocess.Popen[bytes], announcement: Path, log: Path) -> str:
     stop_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < stop_s and process.poll() is None:
+        if announcement.exists():
+            address: str = json.loads(announcement.read_bytes())["address"]
+            if _is_serving(address):
+                return address
+        time.sleep(0.1)
+    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+    raise CommandError(f"the encoder service did not start: {' '.join(last) or 'no word from it'}")
+
+
+def _is_serving(address: str) -> bool:
     with grpc.insecure_channel(address) as channel:
         check: Any = channel.unary_unary(_HEALTH, None, None)
-        while time.monotonic() < stop_s and process.poll() is None:
-            try:
-                if check(b"", timeout=5, wait_for_ready=True) == _SERVING:
-                    return
-            except grpc.RpcError:
-                pass
-            time.sleep(0.1)
-    raise RuntimeError(f"the encoder service at {address} did not start")
+        try:
+            return bool(check(b"", timeout=5) == _SERVING)
+        except grpc.RpcError:
+            return False
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from benchmarks import encoder
+from benchmarks.encoder_quality import EmbeddingsCache, quality
+from benchmarks.encoder_report import COLUMNS, markdown
+from benchmarks.encoder_texts import generated_collection, short_texts, texts_of_length
+from training.beir import Collection
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm_model):
+    return Tokenizer.from_file(str(minilm_model / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("tokens", [8, 32, 128])
+def test_texts_have_exactly_the_length_asked_for(tokenizer, tokens):
+    tokenizer.no_padding()
+    texts = texts_of_length(tokenizer, tokens, count=20, seed=1)
+    assert len(set(texts)) == 20
+    assert {len(tokenizer.encode(text).ids) for text in texts} == {tokens}
+
+
+def test_short_texts_are_distinct_and_start_with_the_collections_own(tokenizer):
+    collection = generated_collection(50, 10)
+    tokenizer.no_padding()
+    texts = short_texts(tokenizer, collection, count=100, seed=1)
+    assert len(set(texts)) == 100
+    assert {text for text in texts if text in collection.query_texts} <= set(texts[:10])
+    assert all(4 <= len(tokenizer.encode(text).ids) <= 10 for text in texts)
+
+
+class CountingWorker:
+    """Embeds a text as its length, and counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def embed(self, texts, out):
+        self.asked += 1
+        np.save(out, np.array([[len(text)] for text in texts], dtype=np.float32))
+
+
+def test_vectors_are_made_once_for_a_model_and_texts(tmp_path):
+    cache, worker = EmbeddingsCache(tmp_path / "kept"), CountingWorker()
+    assert cache.embedded("model", ["a", "bcd"], worker).tolist() == [[1], [3]]
+    assert cache.embedded("model", ["a", "bcd"], worker).tolist() == [[1], [3]]
+    assert worker.asked == 1
+    cache.embedded("model", ["abcd"], worker)
+    cache.embedded("other", ["a", "bcd"], worker)
+    assert worker.asked == 3
+
+
+def test_loss_is_what_full_precision_finds_and_the_system_does_not():
+    collection = Collection(
+        name="two",
+        item_ids=tuple(f"i{n}" for n in range(22)),
+        item_texts=tuple(f"item {n}" for n in range(22)),
+        query_ids=("q0", "q1"),
+        query_texts=("query 0", "query 1"),
+        qrels={"q0": {"i0": 1}, "q1": {"i21": 1}},
+    )
+    # Items stand on a quarter circle; query 0 looks at the first of them, query 1 at the last.
+    angles = np.linspace(0, np.pi / 2, 22)
+    items = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def full(texts):
+        return items if len(texts) == 22 else np.eye(2, dtype=np.float32)
+
+    def turned(texts):  # both queries look at the first item: the second finds nothing of its own
+        return items if len(texts) == 22 else np.array([[1, 0], [1, 0]], dtype=np.float32)
+
+    found = quality(collection, full, turned, own_items=0, bases={})
+    assert found["cosine_mean"] == 0.5
+    assert found["cosine_min"] == 0.0
+    assert found["recall_at_10_over_fp32_items"] == 0.5
+    assert found["recall_at_10_over_fp32_items_lost_percent"] == 50.0
+    assert found["ndcg_at_10_over_fp32_items_lost_percent"] == 50.0
+
+
+def test_a_markdown_row_has_every_column():
+    row = markdown([["x"] * len(COLUMNS)]).splitlines()[-1]
+    assert row == "| " + " | ".join(["x"] * len(COLUMNS)) + " |"
+
+
+def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
+    minilm_bundle, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    arguments = f"--quick --name tiny --systems own openvino_fp32 --work {tmp_path}"
+    arguments += f" --bundle {minilm_bundle} --fp32-bundle {minilm_bundle}"
+    arguments += f" --results {tmp_path} --images {tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["encoder", *arguments.split()])
+    encoder.main()
+    figures = json.loads((tmp_path / "encoder-tiny-quick.json").read_text())
+    assert "pip install 'vitrine[bench]'" in figures["systems"]["openvino_fp32"]["absent"]
+    assert figures["systems"]["own"]["cosine_mean"] == pytest.approx(1, abs=1e-3)
+    assert figures["systems"]["own"]["queries"] == 60
+    measured = {(cell["system"], cell["tokens"], cell["batch"]) for cell in figures["grid"]}
+    systems = ("onnx_fp32_1", "onnx_fp32", "own", "own_grpc")
+    assert measured == {
+        (s, tokens, batch) for s in systems for tokens in (8, 32) for batch in (1, 8)
+    }
+    assert all(cell["p50_us"] > 0 and cell["texts_a_second"] > 0 for cell in figures["grid"])
+    assert figures["callers_64"]["texts_a_second"] > 0
+    assert set(figures["overhead"]["us"]) == {"empty_rpc", "in_process", "encode"}
+    assert (tmp_path / "encoder-tiny-quick.png").exists()
+    assert "OpenVINO FP32" in capsys.readouterr().out
