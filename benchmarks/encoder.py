@@ -326,7 +326,7 @@ def _model_hash(entry: Entry) -> str:
 
 def _collection(options: argparse.Namespace) -> tuple[Collection, str]:
     if options.quick:
-        return generated_collection(300, 60), "generated: queries are words of one item's text each"
+        return generated_collection(100, 30), "generated: queries are words of one item's text each"
     return judged_collection(options.judgements)
 
 
@@ -352,9 +352,9 @@ def _export(model: str, out: Path, quantization: str) -> Path:
 def _parsed() -> argparse.Namespace:
     options = _parser().parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.load_seconds = 2, 0.05, 1.0
+        options.rounds, options.seconds, options.load_seconds = 2, 0.05, 0.5
         options.lengths, options.batches = [8, 32], [1, 8]
-        options.overhead_texts, options.own_items = 60, 100
+        options.overhead_texts, options.own_items = 40, 50
         options.name = f"{options.name}-quick"
     work = options.work / options.name
     work.mkdir(parents=True, exist_ok=True)

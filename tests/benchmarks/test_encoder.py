@@ -99,7 +99,7 @@ def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
     figures = json.loads((tmp_path / "encoder-tiny-quick.json").read_text())
     assert "pip install 'vitrine[bench]'" in figures["systems"]["openvino_fp32"]["absent"]
     assert figures["systems"]["own"]["cosine_mean"] == pytest.approx(1, abs=1e-3)
-    assert figures["systems"]["own"]["queries"] == 60
+    assert figures["systems"]["own"]["queries"] == 30
     measured = {(cell["system"], cell["tokens"], cell["batch"]) for cell in figures["grid"]}
     systems = ("onnx_fp32_1", "onnx_fp32", "own", "own_grpc")
     assert measured == {
