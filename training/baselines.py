@@ -1,0 +1,93 @@
+"""BM25, the lexical baseline: bm25s, stemmed, with k1 and b tuned on dev."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import bm25s
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+from rpc.terminal import progress_bar
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+K1 = 1.2
+B = 0.75
+K1_TRIED = (0.6, 1.2, 2.0)
+B_TRIED = (0.4, 0.75, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Parameters:
+    """How fast a repeated word stops counting, and how much a long item pays for its length."""
+
+    k1: float = K1
+    b: float = B
+
+
+DEFAULT = Bm25Parameters()
+
+
+class Bm25:
+    """An index over items: lower case, English stop words left out, Snowball stems.
+
+    Args:
+        tokenized: the items' texts, by `tokenize`.
+        parameters: k1 and b.
+    """
+
+    def __init__(self, tokenized: Any, parameters: Bm25Parameters = DEFAULT) -> None:
+        self.parameters = parameters
+        self._index = _index(tokenized, parameters)
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Rows, Floats]:
+        """Return rows and scores of the best items of each query, ties by row, ascending.
+
+        Args:
+            queries: what was typed.
+            k: hits a query; all items when there are fewer.
+
+        Returns:
+            int64 and float32 of shape (q, k). An item of score 0 has no word of the query.
+        """
+        kept = min(k, int(self._index.scores["num_docs"]))
+        rows, scores = self._index.retrieve(tokenize(queries), k=kept, show_progress=False)
+        found, points = rows.astype(np.int64), scores.astype(np.float32)
+        order = np.lexsort((found, -points), axis=1)
+        return np.take_along_axis(found, order, 1), np.take_along_axis(points, order, 1)
+
+
+def tune(
+    tokenized: Any, measure: Callable[[Bm25], float]
+) -> tuple[Bm25Parameters, dict[str, float]]:
+    """Return the parameters that measure best, and what each measured; the first of equals.
+
+    Args:
+        tokenized: the items' texts, by `tokenize`.
+        measure: what an index is worth, on queries that no result is reported on.
+    """
+    found: dict[Bm25Parameters, float] = {}
+    tried = [Bm25Parameters(k1, b) for k1, b in product(K1_TRIED, B_TRIED)]
+    with progress_bar("tuning BM25", len(tried)) as advance:
+        for parameters in tried:
+            found[parameters] = measure(Bm25(tokenized, parameters))
+            advance(1)
+    best = max(found, key=lambda parameters: found[parameters])
+    return best, {f"k1={each.k1} b={each.b}": value for each, value in found.items()}
+
+
+def _index(tokenized: Any, parameters: Bm25Parameters) -> Any:
+    index = bm25s.BM25(k1=parameters.k1, b=parameters.b, method="lucene")
+    index.index(tokenized, show_progress=False)
+    return index
+
+
+def tokenize(texts: Sequence[str]) -> Any:
+    """Return texts as bm25s takes them."""
+    return bm25s.tokenize(
+        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False
+    )

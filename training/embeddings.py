@@ -1,0 +1,154 @@
+"""Embeddings of many texts, kept by encoder and text, so that nothing is embedded twice.
+
+An encoder is a sentence-transformers bi-encoder (folder, id or package) or an encoder bundle. Its
+vectors lie in `CACHE/FINGERPRINT/`: `vectors.f32`, a row a text, and `texts.u128`, the hash of
+each row's text. Both only grow, a block at a time, so that what was interrupted goes on.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rpc.terminal import CommandError, progress_bar
+
+Floats = NDArray[np.float32]
+
+BLOCK_TEXTS = 1024
+VECTORS_FILE = "vectors.f32"
+TEXTS_FILE = "texts.u128"
+_HASH_BYTES = 16
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """What makes vectors.
+
+    Attributes:
+        name: for people.
+        fingerprint: stands for all that changes a vector.
+        dim: numbers a vector.
+        encode: from texts to unit float32 rows.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+    encode: Callable[[Sequence[str]], Floats]
+
+
+def open_encoder(path_or_id: str, batch: int = 32) -> TextEncoder:
+    """Return the encoder of a bundle or of a sentence-transformers model.
+
+    Raises:
+        CommandError: there is none.
+    """
+    folder = Path(path_or_id).expanduser()
+    if (folder / "encoder.json").is_file():
+        return _bundle_encoder(folder)
+    return _torch_encoder(path_or_id, batch)
+
+
+def embed(encoder: TextEncoder, texts: Sequence[str], cache: Path, what: str) -> Floats:
+    """Return unit float32 rows of shape (n, dim); only texts that are new are encoded.
+
+    Args:
+        encoder: makes the vectors.
+        texts: may hold a text several times.
+        cache: folder of all encoders' vectors.
+        what: what the progress bar calls it.
+    """
+    folder = cache / encoder.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
+    rows = _known_rows(folder, encoder.dim)
+    new = {h: text for h, text in zip(hashes, texts, strict=True) if h not in rows}
+    if new:
+        _append(folder, encoder, new, what)
+        rows = _known_rows(folder, encoder.dim)
+    kept: Floats = np.memmap(folder / VECTORS_FILE, np.float32, "r").reshape(-1, encoder.dim)
+    found: Floats = kept[[rows[each] for each in hashes]]
+    return found
+
+
+def _append(folder: Path, encoder: TextEncoder, new: dict[bytes, str], what: str) -> None:
+    """Encode texts in the order of their length and write them block by block."""
+    ordered = sorted(new.items(), key=lambda entry: len(entry[1]))
+    with (
+        progress_bar(what, len(ordered)) as advance,
+        (folder / VECTORS_FILE).open("ab") as vectors,
+        (folder / TEXTS_FILE).open("ab") as names,
+    ):
+        for start in range(0, len(ordered), BLOCK_TEXTS):
+            block = ordered[start : start + BLOCK_TEXTS]
+            encoded = encoder.encode([text for _, text in block])
+            vectors.write(np.ascontiguousarray(encoded, dtype="<f4").tobytes())
+            vectors.flush()
+            # After the vectors: a name without its vector is never read.
+            names.write(b"".join(name for name, _ in block))
+            names.flush()
+            advance(len(block))
+
+
+def _known_rows(folder: Path, dim: int) -> dict[bytes, int]:
+    """Return hash -> row of what was written whole; what was written in part is cut off."""
+    vectors, names = folder / VECTORS_FILE, folder / TEXTS_FILE
+    if not vectors.is_file() or not names.is_file():
+        vectors.unlink(missing_ok=True)
+        names.unlink(missing_ok=True)
+        return {}
+    row_bytes = dim * _FLOAT_BYTES
+    whole = min(vectors.stat().st_size // row_bytes, names.stat().st_size // _HASH_BYTES)
+    for path, size in ((vectors, whole * row_bytes), (names, whole * _HASH_BYTES)):
+        if path.stat().st_size != size:
+            with path.open("r+b") as file:
+                file.truncate(size)
+    read = names.read_bytes()
+    return {read[row * _HASH_BYTES : (row + 1) * _HASH_BYTES]: row for row in range(whole)}
+
+
+def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
+    from training.torch_encoder import find_model, load_model
+
+    source = find_model(path_or_id)
+    model: Any = load_model(source)
+    digest = xxhash.xxh3_128(f"{model.max_seq_length} {model.prompts}".encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.numpy()))
+
+    def encode(texts: Sequence[str]) -> Floats:
+        vectors: Floats = model.encode(
+            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors.astype(np.float32)
+
+    dim = int(model.get_embedding_dimension())
+    return TextEncoder(source.name, f"torch-{digest.hexdigest()}", dim, encode)
+
+
+def _bundle_encoder(folder: Path) -> TextEncoder:
+    """Return a bundle's encoder: each text alone at its true length, as the service encodes."""
+    from tokenizers import Tokenizer
+
+    from training import onnx_run
+
+    try:
+        described = json.loads((folder / "encoder.json").read_text())
+        encoder_id, dim = str(described["encoder_id"]), int(described["dim"])
+        name = str(described.get("name") or folder.name)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CommandError(f"{folder / 'encoder.json'} cannot be read: {exc}") from exc
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    session = onnx_run.open_session(str(folder / "model.onnx"))
+
+    def encode(texts: Sequence[str]) -> Floats:
+        return onnx_run.embed_each(session, onnx_run.token_ids(tokenizer, texts))
+
+    return TextEncoder(name, f"bundle-{encoder_id}", dim, encode)

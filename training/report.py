@@ -1,0 +1,121 @@
+"""The report of a comparison: Markdown with a plot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.significance import Interval
+
+REPORT_FILE = "report.md"
+PLOT_FILE = "systems.png"
+PLOTTED = "recall@10"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a system reached.
+
+    Attributes:
+        note: how it was set.
+        intervals: measure -> mean with its 95 % interval.
+        p_values: measure -> p of its difference to the baseline; empty for the baseline itself.
+        segments: kind -> segment -> (queries, recall@10).
+    """
+
+    note: str
+    intervals: Mapping[str, Interval]
+    p_values: Mapping[str, float]
+    segments: Mapping[str, Mapping[str, tuple[int, float]]]
+
+    def document(self) -> dict[str, Any]:
+        """Return it for results.json."""
+        return {
+            "note": self.note,
+            "measures": {name: asdict(found) for name, found in self.intervals.items()},
+            "p_values": dict(self.p_values),
+            "segments": {kind: dict(found) for kind, found in self.segments.items()},
+        }
+
+
+def write_report(out: Path, results: Mapping[str, Any], systems: Mapping[str, System]) -> None:
+    """Write report.md and its plot."""
+    _plot(out / PLOT_FILE, systems)
+    (out / REPORT_FILE).write_text("\n".join(_lines(results, systems)) + "\n", encoding="utf-8")
+
+
+def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[str]:
+    baseline = results["baseline"]
+    masked = ", words of the title masked" if results["masked"] else ""
+    return [
+        f"# {results['data']}, {results['split']}",
+        "",
+        f"{results['queries']} queries{masked}, {results['items']} items, exact search. Means with "
+        "95 % bootstrap intervals, products resampled; an asterisk is p < 0.05 against "
+        f"{baseline} (paired randomization test, not corrected for the number of comparisons).",
+        "",
+        *_systems_table(systems),
+        "",
+        f"![{PLOTTED} of each system]({PLOT_FILE})",
+        "",
+        *_ratio_lines(systems, baseline),
+        "",
+        *_segment_lines(systems),
+    ]
+
+
+def _systems_table(systems: Mapping[str, System]) -> list[str]:
+    measures = list(next(iter(systems.values())).intervals)
+    rows = [f"| system | {' | '.join(measures)} | |", f"|---|{'---|' * len(measures)}---|"]
+    for name, system in systems.items():
+        cells = [cell(system.intervals[m], system.p_values.get(m)) for m in measures]
+        rows.append(f"| {name} | {' | '.join(cells)} | {system.note} |")
+    return rows
+
+
+def cell(found: Interval, p_value: float | None) -> str:
+    """Return a mean, its interval, and whether the difference is significant.
+
+    >>> cell(Interval(0.5, 0.41, 0.59), 0.01)
+    '0.500* (0.410-0.590)'
+    """
+    mark = "*" if p_value is not None and p_value < 0.05 else ""
+    return f"{found.mean:.3f}{mark} ({found.low:.3f}-{found.high:.3f})"
+
+
+def _ratio_lines(systems: Mapping[str, System], baseline: str) -> list[str]:
+    base = systems[baseline].intervals[PLOTTED].mean
+    lines = [f"{PLOTTED} against {baseline}:", ""]
+    for name, system in systems.items():
+        if name != baseline:
+            ratio = f"{system.intervals[PLOTTED].mean / base:.2f}x" if base else "not defined"
+            lines.append(f"- {name}: {ratio}, p {system.p_values[PLOTTED]:.4f}")
+    return lines if len(lines) > 2 else []
+
+
+def _segment_lines(systems: Mapping[str, System]) -> list[str]:
+    lines: list[str] = []
+    for kind, segments in next(iter(systems.values())).segments.items():
+        lines += [f"## {PLOTTED} by {kind}", "", f"| {kind} | queries | {' | '.join(systems)} |"]
+        lines.append(f"|---|---|{'---|' * len(systems)}")
+        for segment, (queries, _) in segments.items():
+            found = [f"{system.segments[kind][segment][1]:.3f}" for system in systems.values()]
+            lines.append(f"| {segment} | {queries} | {' | '.join(found)} |")
+        lines.append("")
+    return lines
+
+
+def _plot(path: Path, systems: Mapping[str, System]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names: Sequence[str] = list(systems)
+    found = [systems[name].intervals[PLOTTED] for name in names]
+    figure = Figure(figsize=(7, 1.2 + 0.45 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    errors = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
+    axes.barh(names, [f.mean for f in found], xerr=errors, capsize=3, color="tab:blue")
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{PLOTTED} with 95 % interval")
+    figure.savefig(path, dpi=120)
