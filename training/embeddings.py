@@ -121,7 +121,7 @@ def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
     digest = xxhash.xxh3_128(f"{model.max_seq_length} {model.prompts}".encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()))
+        digest.update(np.ascontiguousarray(value.numpy()).data)
 
     def encode(texts: Sequence[str]) -> Floats:
         vectors: Floats = model.encode(
