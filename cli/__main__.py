@@ -97,6 +97,10 @@ def build(
     ef_construction: Annotated[
         int | None, typer.Option(help="HNSW candidates kept while building.")
     ] = None,
+    code_dim: Annotated[
+        int | None,
+        typer.Option(help="Dimensions of the graph's codes; default: as few as keep recall."),
+    ] = None,
     required_recall: Annotated[
         float | None, typer.Option(help="Least ann_recall@10 to promote with.")
     ] = None,
@@ -121,6 +125,7 @@ def build(
         replace=replace,
         m=m,
         ef_construction=ef_construction,
+        code_dim=code_dim,
         required_recall=required_recall,
         promote=promote,
         force_reason=force_reason,

@@ -44,6 +44,7 @@ class BuildOptions:
     replace: bool = False
     m: int | None = None
     ef_construction: int | None = None
+    code_dim: int | None = None
     required_recall: float | None = None
     promote: bool = False
     force_reason: str = ""
@@ -205,6 +206,7 @@ def _index_options(options: BuildOptions) -> list[str]:
     given = {
         "--m": options.m,
         "--ef-construction": options.ef_construction,
+        "--code-dim": options.code_dim,
         "--required-recall": options.required_recall,
     }
     return command_line(given)

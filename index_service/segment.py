@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from index_service.generation.manifest import (
     NODES_FILE,
     VECTORS_FILE,
 )
+from index_service.graph import Graph
 from index_service.halffloat import to_float32
 from index_service.scan import scan
 from index_service.scoring import Halves, Rows, Scores, score
@@ -68,7 +67,7 @@ class Segment:
 
     def __init__(
         self,
-        graph: Any,
+        graph: Graph,
         copies: Copies,
         halves: Halves,
         item_ids: pa.Array,
@@ -78,7 +77,7 @@ class Segment:
         """Put the parts together; `Segment.open` reads them from files.
 
         Args:
-            graph: faiss.IndexHNSWSQ with a node for each distinct vector.
+            graph: a node for each distinct vector.
             copies: which rows each node stands for.
             halves: the vectors, float16 of shape (items, dim).
             item_ids: strings in ascending order; a row's id.
@@ -113,14 +112,14 @@ class Segment:
         """
         table = _read_table(files / ATTRIBUTES_FILE)
         item_ids = _read_item_ids(files / ITEM_IDS_FILE)
-        graph = _read_graph(files / GRAPH_FILE, dim, faiss_version)
+        graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
         halves = map_halves(files / VECTORS_FILE, items, dim)
         nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
         counts = {
             ITEM_IDS_FILE: (len(item_ids), items),
             ATTRIBUTES_FILE: (table.num_rows, items),
             NODES_FILE: (len(nodes), items),
-            GRAPH_FILE: (graph.ntotal, int(nodes.max()) + 1 if len(nodes) else 0),
+            GRAPH_FILE: (graph.num_nodes, int(nodes.max()) + 1 if len(nodes) else 0),
         }
         for name, (count, expected) in counts.items():
             if count != expected:
@@ -160,20 +159,16 @@ class Segment:
             matches: the rows that may be found; None for all.
             stop: called between batches; raises when nobody waits for the answer any more.
         """
-        parameters = faiss.SearchParametersHNSW(
-            # Always both: parameters with a selector alone would search with efSearch 16.
-            efSearch=ef_search,
-            sel=None if matches is None else faiss.IDSelectorBitmap(matches.bits),
-        )
         allowed = None if matches is None else matches.mask
+        bits = None if matches is None else matches.bits
         k = min(candidates, self._copies.num_nodes)
         # FAISS cannot be interrupted: a call of its own takes a fraction of a second at most.
         batch = max(1, _GRAPH_VISITS_MAX // ef_search)
         found: list[Rows] = []
         for start in range(0, len(queries), batch):
             stop()
-            _, nodes = self._graph.search(queries[start : start + batch], k, params=parameters)
-            found += [self._copies.rows_of(each[each >= 0], wanted, allowed) for each in nodes]
+            nodes = self._graph.search(queries[start : start + batch], k, ef_search, bits)
+            found += [self._copies.rows_of(each, wanted, allowed) for each in nodes]
         return found
 
     def scan(
@@ -220,20 +215,6 @@ def map_halves(path: Path, items: int, dim: int) -> Halves:
         return np.empty((0, dim), dtype=np.float16)
     # A plain view: memmap's own type costs a Python call for every slice.
     return np.memmap(path, dtype="<f2", mode="r", shape=(items, dim)).view(np.ndarray)
-
-
-def _read_graph(path: Path, dim: int, faiss_version: str) -> Any:
-    """Map the graph; links and codes stay file-backed."""
-    try:
-        graph = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as exc:
-        raise DataLoss(
-            str(path),
-            f"FAISS {faiss.__version__} cannot read it; it was written with {faiss_version}",
-        ) from exc
-    if not isinstance(graph, faiss.IndexHNSWSQ) or graph.d != dim:
-        raise DataLoss(str(path), f"is not an HNSW graph over vectors of dim {dim}")
-    return graph
 
 
 def _read_item_ids(path: Path) -> pa.Array:

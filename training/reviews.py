@@ -92,8 +92,8 @@ def parse_review(record: Mapping[str, Any]) -> Review:
     Raises:
         Unusable: it has no item, rating or text.
 
-    >>> parse_review({"asin": "B1", "rating": 5, "title": "Nice", "text": "So soft&#33;<br />Warm."})
-    Review(item_id='B1', rating=5.0, text='Nice. So soft! Warm.')
+    >>> parse_review({"asin": "B1", "rating": 5, "title": "Nice", "text": "Soft&#33;<br />Warm."})
+    Review(item_id='B1', rating=5.0, text='Nice. Soft! Warm.')
     """
     rating = record.get("rating")
     if isinstance(rating, bool) or not isinstance(rating, int | float):

@@ -18,6 +18,15 @@ def main(
     ef_construction: Annotated[
         int, typer.Option(min=8, max=4096, help="Candidates kept while building the graph.")
     ] = 200,
+    code_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65536,
+            help="Dimensions of the codes that the graph is searched by; default: as few as keep "
+            "97 % of the vectors' squared length.",
+        ),
+    ] = None,
     required_recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least ann_recall@10 to be promoted with.")
     ] = 0.99,
@@ -28,6 +37,7 @@ def main(
         num_shards=shards,
         m=m,
         ef_construction=ef_construction,
+        code_dim=code_dim,
         required_recall=required_recall,
         seed=seed,
     )

@@ -7,19 +7,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import faiss
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from index_service.build.gate import EF_SEARCH_GRID, GateTask, choose, measure_shard
+from index_service.build.projection import fit
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
 from index_service.build.work_folder import WorkFolder
-from index_service.build.workers import Workers, available_cores
+from index_service.build.workers import Workers, available_cores, single_threaded
 from index_service.generation.manifest import (
     BUCKET_HASH,
     FORMAT_VERSION,
@@ -54,13 +56,15 @@ class BuildSettings:
     num_shards: int
     m: int = 32
     ef_construction: int = 200
+    code_dim: int | None = None
+    """Dimensions of a code; None for as few as keep nearly all of every vector."""
     required_recall: float = 0.99
     seed: int = 1
 
     @property
     def parameters(self) -> IndexParameters:
         """How the graphs are built."""
-        return IndexParameters(INDEX_KIND, self.m, self.ef_construction, self.seed)
+        return IndexParameters(INDEX_KIND, self.m, self.ef_construction, self.seed, self.code_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ def _make(
 ) -> Manifest:
     """Write everything but the manifest into the staging folder; return the manifest."""
     processes = available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
+    projection = _projection(work, settings.code_dim)
     with Workers(processes) as workers:
         # 1. Which shard each row belongs to, and which attributes there are.
         surveys = workers.run(
@@ -119,12 +124,31 @@ def _make(
         shard_of_row, attributes = merge(surveys)
         rows = [np.flatnonzero(shard_of_row == shard) for shard in range(settings.num_shards)]
         # 2. Each shard's files, by as many processes as there are cores.
-        tasks = _shard_tasks(work, staging, settings, rows, attributes)
+        tasks = _shard_tasks(work, staging, settings, rows, attributes, projection)
         workers.run(write_shard, tasks, "build shards", work.items)
         # 3. What a search over all shards finds, against exact search.
         shutil.copyfile(work.folder / PROBES_FILE, staging / PROBES_FILE)
         gate = _measure(workers, work, staging, rows, settings.required_recall)
-    return _manifest(work, staging, settings, rows, attributes, gate, max(published, default=0) + 1)
+    code_dim = work.encoder.dim if projection is None else projection.shape[1]
+    parameters = replace(settings.parameters, code_dim=code_dim)
+    return _manifest(
+        work, staging, parameters, rows, attributes, gate, max(published, default=0) + 1
+    )
+
+
+def _projection(work: WorkFolder, code_dim: int | None) -> NDArray[np.float32] | None:
+    """Return what all shards' codes are made with; one for all, so that shards do not differ.
+
+    Raises:
+        CommandError: code_dim is more than there are dimensions.
+    """
+    if code_dim is not None and code_dim > work.encoder.dim:
+        raise CommandError(
+            f"code_dim is {code_dim}; the encoder's vectors allow 1..{work.encoder.dim}"
+        )
+    # Sums of several threads would differ from run to run.
+    with single_threaded():
+        return fit(work.vectors(), code_dim)
 
 
 def _shard_tasks(
@@ -133,10 +157,11 @@ def _shard_tasks(
     settings: BuildSettings,
     rows: Sequence[Rows],
     attributes: Sequence[AttributeEntry],
+    projection: NDArray[np.float32] | None,
 ) -> list[ShardTask]:
     schema = {entry.name: entry.type for entry in attributes}
     return [
-        ShardTask(work, staging, shard, own_rows, schema, settings.parameters)
+        ShardTask(work, staging, shard, own_rows, schema, settings.parameters, projection)
         for shard, own_rows in enumerate(rows)
     ]
 
@@ -163,7 +188,7 @@ def _measure(
 def _manifest(
     work: WorkFolder,
     staging: Path,
-    settings: BuildSettings,
+    parameters: IndexParameters,
     rows: Sequence[Rows],
     attributes: tuple[AttributeEntry, ...],
     gate: GateEntry,
@@ -188,13 +213,13 @@ def _manifest(
         seq=work.seq,
         encoder=work.encoder,
         compatible_query_encoders=work.compatible_query_encoders,
-        num_shards=settings.num_shards,
+        num_shards=len(rows),
         num_buckets=NUM_BUCKETS,
         bucket_hash=BUCKET_HASH,
         items=work.items,
         byte_order=sys.byteorder,
         faiss_version=faiss.__version__,
-        index=settings.parameters,
+        index=parameters,
         attributes=attributes,
         gate=gate,
         files={PROBES_FILE: entry_of(staging / PROBES_FILE)},

@@ -49,6 +49,8 @@ class ShardTask:
     """The shard's rows in the work folder, ascending."""
     schema: Mapping[str, AttributeKind]
     parameters: IndexParameters
+    projection: NDArray[np.float32] | None
+    """What codes are made with, shape (dim, code_dim); None to code whole vectors."""
 
     @property
     def folder(self) -> Path:
@@ -75,7 +77,7 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     nodes = nodes_of(halves)
     with _durable(part / NODES_FILE) as file:
         file.write(nodes.astype("<u4").tobytes())
-    graph = build_graph(halves, first_rows(nodes), task.parameters, advance)
+    graph = build_graph(halves, first_rows(nodes), task.parameters, task.projection, advance)
     # Copies are not in the graph, but they are done.
     advance(len(task.rows) - graph.ntotal)
     with _durable(part / GRAPH_FILE) as file:
@@ -86,43 +88,64 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     sync_folder(task.staging)
 
 
-def build_graph(halves: Halves, rows: Rows, parameters: IndexParameters, advance: Advance) -> Any:
+def build_graph(
+    halves: Halves,
+    rows: Rows,
+    parameters: IndexParameters,
+    projection: NDArray[np.float32] | None,
+    advance: Advance,
+) -> Any:
     """Return an HNSW graph over 8-bit codes of some rows; the same vectors give the same graph.
 
     Args:
         halves: shape (items, dim).
         rows: the row of each node.
         parameters: m, ef_construction and seed.
+        projection: shape (dim, code_dim), what vectors are multiplied by before they are coded.
         advance: told of the rows added.
     """
     graph = faiss.IndexHNSWSQ(
-        halves.shape[1],
+        halves.shape[1] if projection is None else projection.shape[1],
         faiss.ScalarQuantizer.QT_8bit,
         parameters.m,
         faiss.METRIC_INNER_PRODUCT,
     )
     graph.hnsw.efConstruction = parameters.ef_construction
     graph.hnsw.rng = faiss.RandomGenerator(parameters.seed)
-    graph.train(_extremes(halves))
+    graph.train(_extremes(halves, projection))
     for block in _blocks(len(rows)):
-        graph.add(to_float32(halves[rows[block]]))
+        graph.add(_projected(halves[rows[block]], projection))
         advance(block.stop - block.start)
-    return graph
+    return graph if projection is None else _behind(projection, graph)
 
 
-def _extremes(halves: Halves) -> NDArray[np.float32]:
-    """Return the least and the largest value of each dimension, shape (2, dim).
+def _projected(halves: Halves, projection: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return what is coded of some vectors."""
+    floats = to_float32(halves)
+    return floats if projection is None else floats @ projection
+
+
+def _behind(projection: NDArray[np.float32], graph: Any) -> Any:
+    """Return an index that projects queries before it searches the graph."""
+    dim, code_dim = projection.shape
+    linear = faiss.LinearTransform(dim, code_dim, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), linear.A)
+    linear.is_trained = True
+    return faiss.IndexPreTransform(linear, graph)
+
+
+def _extremes(halves: Halves, projection: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return the least and the largest value of each dimension, shape (2, code_dim).
 
     They are all that an 8-bit quantizer learns (FAISS's RS_minmax), so training on these two rows
     is training on all.
     """
-    lows = np.zeros(halves.shape[1], dtype=np.float32)
-    highs = lows.copy()
-    for number, block in enumerate(_blocks(len(halves))):
-        floats = to_float32(halves[block])
-        lows = np.minimum(lows, floats.min(axis=0)) if number else floats.min(axis=0)
-        highs = np.maximum(highs, floats.max(axis=0)) if number else floats.max(axis=0)
-    return np.stack([lows, highs])
+    if not len(halves):
+        return np.zeros((2, halves.shape[1]), dtype=np.float32)
+    blocks = (_projected(halves[block], projection) for block in _blocks(len(halves)))
+    extremes = [(floats.min(axis=0), floats.max(axis=0)) for floats in blocks]
+    lows, highs = zip(*extremes, strict=True)
+    return np.stack([np.min(lows, axis=0), np.max(highs, axis=0)])
 
 
 def _write_items(task: ShardTask, part: Path) -> None:

@@ -13,7 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from rpc.buckets import NUM_BUCKETS
 from rpc.errors import DataLoss, FailedPrecondition, NotFound
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had no code_dim: its codes have as many dimensions as vectors."""
 BUCKET_HASH = "xxh3_64"
 INDEX_KIND = "hnsw_sq8"
 
@@ -72,6 +74,8 @@ class IndexParameters:
     m: int
     ef_construction: int
     seed: int
+    code_dim: int | None = None
+    """Dimensions of a code, fewer than the encoder's when codes are made of projected vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +222,31 @@ def parse_manifest(content: bytes, path: str) -> Manifest:
 
 def _require_readable(document: dict[str, Any], path: str) -> None:
     """Refuse what other software, or another kind of machine, must read."""
-    readable = {
-        "format_version": FORMAT_VERSION,
-        "byte_order": sys.byteorder,
-        "num_buckets": NUM_BUCKETS,
-        "bucket_hash": BUCKET_HASH,
+    readable: dict[str, tuple[int | str, ...]] = {
+        "format_version": READABLE_VERSIONS,
+        "byte_order": (sys.byteorder,),
+        "num_buckets": (NUM_BUCKETS,),
+        "bucket_hash": (BUCKET_HASH,),
     }
-    for name, expected in readable.items():
-        if (got := document.get(name)) != expected:
+    for name, allowed in readable.items():
+        if (got := document.get(name)) not in allowed:
+            expected = " or ".join(map(repr, allowed))
             raise FailedPrecondition(
                 "GENERATION_FORMAT",
-                f"{path} has {name} {got!r}; this software and machine read {expected!r}. "
+                f"{path} has {name} {got!r}; this software and machine read {expected}. "
                 "Build the generation again with this version",
                 expected=expected,
                 got=got,
             )
+    kind = (document.get("index") or {}).get("kind")
+    if kind != INDEX_KIND:
+        raise FailedPrecondition(
+            "GENERATION_FORMAT",
+            f"{path} has an index of kind {kind!r}; this software reads {INDEX_KIND!r}. "
+            "Build the generation again with this version",
+            expected=INDEX_KIND,
+            got=kind,
+        )
 
 
 def _contradiction(manifest: Manifest) -> str | None:

@@ -123,7 +123,7 @@ def changed(generation, **changes):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format_version": 2}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
+    [{"format_version": 3}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
 )
 def test_another_format_is_refused_and_named(home, generation, change):
     [name] = change
@@ -131,6 +131,20 @@ def test_another_format_is_refused_and_named(home, generation, change):
     with pytest.raises(FailedPrecondition, match=f"has {name} {change[name]!r}") as refused:
         open_shard(home).load(1)
     assert refused.value.reason == "GENERATION_FORMAT"
+
+
+def test_a_generation_of_version_1_is_still_read(home, generation):
+    document = json.loads((generation / "manifest.json").read_text())
+    del document["index"]["code_dim"]
+    changed(generation, format_version=1, index=document["index"])
+    assert open_shard(home).load(1).loaded.manifest.index.code_dim is None
+
+
+def test_an_index_of_another_kind_is_refused_and_named(home, generation):
+    changed(generation, index={"kind": "nsg", "m": 32, "ef_construction": 200, "seed": 1})
+    with pytest.raises(FailedPrecondition, match="has an index of kind 'nsg'") as refused:
+        open_shard(home).load(1)
+    assert (refused.value.reason, refused.value.got) == ("GENERATION_FORMAT", "nsg")
 
 
 @pytest.mark.parametrize(
