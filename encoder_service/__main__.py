@@ -9,9 +9,11 @@ import uvloop
 
 from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder, ReferenceCheck, load_encoder
+from encoder_service.lanes import Bounds, Lane
 from encoder_service.metrics import EncoderMetrics
-from encoder_service.pool import EncoderPool
-from encoder_service.service import SERVICE_NAME, EncoderService
+from encoder_service.pool import Model, WorkerPool
+from encoder_service.reranker import PairCheck, Reranker, load_reranker
+from encoder_service.service import SERVICE_NAME, EncoderService, Models
 from encoder_service.settings import EncoderSettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc
 from rpc.server import ServiceServer, software_version
@@ -43,56 +45,83 @@ async def serve(settings: EncoderSettings) -> None:
     encode = (encoder_pb2.EncodeRequest.FromString, service.Encode)
     server.offer_exchange({"/vitrine.v1.EncoderService/Encode": encode})
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-encoder")
-    pools: list[EncoderPool] = []
+    opened: list[Models] = []
 
     async def ready() -> None:
         loop = asyncio.get_running_loop()
-        encoder, check = await loop.run_in_executor(loader, prepare, settings, metrics)
-        pool = EncoderPool(
-            encoder,
-            encoder.bundle.dim,
-            workers=settings.workers,
-            queue_texts_max=settings.queue_texts_max,
-            observer=metrics,
-        )
-        pools.append(pool)
-        metrics.watch(pool)
-        service.open(encoder, pool, check.mean)
-        state.update(_shown(encoder, check))
+        models, shown = await loop.run_in_executor(loader, prepare, settings, metrics)
+        opened.append(models)
+        metrics.watch(models.pool)
+        service.open(models)
+        state.update(shown)
         await server.set_serving(True)
         get_logger().info("serving", **state)
 
     try:
         await server.run((SERVICE_NAME,), ready)
     finally:
-        for pool in pools:
-            pool.close()
+        for models in opened:
+            models.pool.close()
         loader.shutdown(wait=True)
 
 
-def prepare(settings: EncoderSettings, metrics: EncoderMetrics) -> tuple[Encoder, ReferenceCheck]:
-    """Return a warmed encoder whose vectors are the ones its bundle recorded.
+def prepare(settings: EncoderSettings, metrics: EncoderMetrics) -> tuple[Models, dict[str, Any]]:
+    """Return models that make what their bundles recorded, warm on every worker; and their facts.
 
     Raises:
-        CommandError: they are not, and the settings do not override that.
-        VitrineError: the bundle is damaged.
+        CommandError: they make something else, and the settings do not override that.
+        VitrineError: a bundle is damaged.
     """
-    encoder = load_encoder(load_bundle(settings.bundle))
-    encoder.warm()
+    encoder = load_encoder(load_bundle(settings.bundle), settings.layout)
+    check = _check_encoder(encoder, settings, metrics)
+    lanes: dict[Lane, Model] = {Lane.QUERY: encoder, Lane.ITEM: encoder}
+    shown = _shown(encoder, check)
+    reranker = None
+    if settings.reranker_bundle is not None:
+        reranker = load_reranker(load_bundle(settings.reranker_bundle))
+        lanes[Lane.RERANK] = reranker
+        shown |= _shown_reranker(reranker, _check_reranker(reranker, settings, metrics))
+    pool = WorkerPool(
+        lanes,
+        workers=settings.workers,
+        bounds=Bounds(settings.queue_texts_max, settings.queue_tokens_max),
+        observer=metrics,
+    )
+    pool.wait_until_warm()
+    return Models(encoder, reranker, pool, check.mean), shown
+
+
+def _check_encoder(
+    encoder: Encoder, settings: EncoderSettings, metrics: EncoderMetrics
+) -> ReferenceCheck:
     check = encoder.check_references()
     metrics.reference_cosine.set(check.mean)
-    if check.mean < settings.reference_cosine_min:
-        _refuse_or_override(settings, metrics, check)
-    return encoder, check
+    if not check.mean >= settings.reference_cosine_min:
+        told = (
+            f"{settings.bundle}: vectors made on this processor have a mean cosine of "
+            f"{check.mean:.4f} to the recorded ones; at least {settings.reference_cosine_min} is "
+            "needed"
+        )
+        _refuse_or_override(settings, metrics, told)
+    return check
 
 
-def _refuse_or_override(
-    settings: EncoderSettings, metrics: EncoderMetrics, check: ReferenceCheck
-) -> None:
-    told = (
-        f"{settings.bundle}: vectors made on this processor have a mean cosine of {check.mean:.4f} "
-        f"to the recorded ones; at least {settings.reference_cosine_min} is needed"
-    )
+def _check_reranker(
+    reranker: Reranker, settings: EncoderSettings, metrics: EncoderMetrics
+) -> PairCheck:
+    check = reranker.check_references()
+    metrics.reranker_spearman.set(check.spearman)
+    if not check.spearman >= settings.reranker_spearman_min:
+        told = (
+            f"{settings.reranker_bundle}: scores made on this processor have a rank correlation of "
+            f"{check.spearman:.4f} with the recorded ones; at least "
+            f"{settings.reranker_spearman_min} is needed"
+        )
+        _refuse_or_override(settings, metrics, told)
+    return check
+
+
+def _refuse_or_override(settings: EncoderSettings, metrics: EncoderMetrics, told: str) -> None:
     if not settings.serve_below_reference_cosine:
         raise CommandError(
             f"{told}: export a bundle on this machine, or set "
@@ -111,6 +140,15 @@ def _shown(encoder: Encoder, check: ReferenceCheck) -> dict[str, Any]:
         "quantization": encoder.bundle.quantization,
         "reference_cosine": round(check.mean, 6),
         "cpu_features": ", ".join(encoder.cpu_features),
+    }
+
+
+def _shown_reranker(reranker: Reranker, check: PairCheck) -> dict[str, Any]:
+    return {
+        "reranker_id": reranker.bundle.encoder_id,
+        "reranker_name": reranker.bundle.name,
+        "reranker_spearman": round(check.spearman, 6),
+        "reranker_largest_difference": round(check.largest_difference, 6),
     }
 
 

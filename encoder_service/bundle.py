@@ -25,6 +25,9 @@ MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 REFERENCE_FILE = "reference.json"
 REQUIRED_FILES = (MODEL_FILE, TOKENIZER_FILE, REFERENCE_FILE)
+BI_ENCODER = "bi_encoder"
+CROSS_ENCODER = "cross_encoder"
+KINDS = (BI_ENCODER, CROSS_ENCODER)
 _ID_CHARS = 24
 _IDENTITY_FIELDS = (
     "dim", "item_template", "max_tokens", "normalize", "pooling", "prompts", "quantization",
@@ -45,6 +48,7 @@ class EncoderBundle:
 
     folder: Path
     encoder_id: str
+    kind: str
     name: str
     dim: int
     max_tokens: int
@@ -71,6 +75,14 @@ class References:
 
     texts: tuple[str, ...]
     vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PairReferences:
+    """Pairs of query and text with the scores that full precision gives them, shape (n,)."""
+
+    pairs: tuple[tuple[str, str], ...]
+    scores: NDArray[np.float32]
 
 
 def load_bundle(folder: Path) -> EncoderBundle:
@@ -101,6 +113,21 @@ def load_bundle(folder: Path) -> EncoderBundle:
             "export the bundle again",
         )
     return bundle
+
+
+def require_kind(bundle: EncoderBundle, kind: str) -> None:
+    """Refuse a bundle of another kind.
+
+    Raises:
+        FailedPrecondition: it is not what is needed.
+    """
+    if bundle.kind != kind:
+        raise FailedPrecondition(
+            "BUNDLE_KIND",
+            f"{bundle.folder}: holds a {bundle.kind}; a {kind} is needed here",
+            expected=kind,
+            got=bundle.kind,
+        )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -147,14 +174,32 @@ def read_references(bundle: EncoderBundle) -> References:
     return References(texts, vectors)
 
 
+def read_pair_references(bundle: EncoderBundle) -> PairReferences:
+    """Return the reference pairs of a cross-encoder and their scores.
+
+    Raises:
+        DataLoss: reference.json cannot be understood.
+    """
+    path = bundle.folder / REFERENCE_FILE
+    try:
+        entries = orjson.loads(path.read_bytes())["references"]
+        pairs = tuple((str(entry["query"]), str(entry["text"])) for entry in entries)
+        scores = np.array([float(entry["score"]) for entry in entries], dtype=np.float32)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
+        raise DataLoss(str(path), f"cannot be understood: {exc}") from exc
+    return PairReferences(pairs, scores)
+
+
 def encoder_id(document: dict[str, Any]) -> str:
     """Return the hash over everything that changes a vector, as encoder.json should have it.
 
     It is the first 24 hex digits of the SHA-256 of this JSON, keys sorted, no spaces: the fields
     dim, item_template, max_tokens, normalize, pooling, prompts and quantization of encoder.json,
-    and "model" and "tokenizer", the SHA-256 of those files.
+    "kind" when that is not "bi_encoder", and "model" and "tokenizer", the SHA-256 of those files.
     """
     identity = {field: document[field] for field in _IDENTITY_FIELDS}
+    if (kind := _kind_of(document)) != BI_ENCODER:
+        identity["kind"] = kind
     identity["model"] = document["files"][MODEL_FILE]["sha256"]
     identity["tokenizer"] = document["files"][TOKENIZER_FILE]["sha256"]
     canonical = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
@@ -165,6 +210,7 @@ def _bundle_of(folder: Path, document: dict[str, Any]) -> EncoderBundle:
     return EncoderBundle(
         folder=folder,
         encoder_id=str(document["encoder_id"]),
+        kind=_kind_of(document),
         name=str(document["name"]),
         dim=int(document["dim"]),
         max_tokens=int(document["max_tokens"]),
@@ -174,6 +220,14 @@ def _bundle_of(folder: Path, document: dict[str, Any]) -> EncoderBundle:
         matryoshka_dims=tuple(int(dim) for dim in document["matryoshka_dims"]),
         compatible_query_encoders=tuple(document["compatible_query_encoders"]),
     )
+
+
+def _kind_of(document: dict[str, Any]) -> str:
+    """Return what a bundle holds; one that does not say is a bi-encoder."""
+    kind = document.get("kind", BI_ENCODER)
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; known are {', '.join(KINDS)}")
+    return str(kind)
 
 
 def _verify_file(path: Path, size: int, sha256: str) -> None:

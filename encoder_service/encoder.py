@@ -2,20 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_service.bundle import EncoderBundle, References, read_references
+from encoder_service.bundle import (
+    BI_ENCODER,
+    EncoderBundle,
+    References,
+    read_references,
+    require_kind,
+)
+from encoder_service.layout import Layout
 from encoder_service.session import Session
-from encoder_service.tokenizer import Tokenizer, Tokens
+from encoder_service.tokenizer import Text, Tokenizer, Tokens
 from rpc.cpu import cpu_features
 from rpc.errors import DataLoss
 
 Vectors = NDArray[np.float32]
 
-# Lengths that memory and caches are warmed with, in tokens.
-WARM_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+_OUTPUT = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +44,31 @@ class Encoder:
     references: References
     cpu_features: list[str]
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+    @property
+    def width(self) -> tuple[int, ...]:
+        """Return the shape of one text's result."""
+        return (self.bundle.dim,)
+
+    def estimate(self, text: Text) -> int:
+        """Return about how many tokens a text has."""
+        return self.tokenizer.estimate(text)
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
         """Return the tokens of each text, special tokens included."""
         return self.tokenizer.tokenize(texts)
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """Return unit vectors of shape (n, dim); prompts are the caller's to add."""
-        return self.embed(self.tokenize(texts))
+    def run(self, tokens: Tokens, *, alone: bool = False) -> Any:
+        """Return one text's unit vector, float32 of shape (dim,)."""
+        return self.session.run(tokens, alone=alone)
 
-    def embed(self, tokens: Sequence[Tokens]) -> Vectors:
-        """Return unit vectors of shape (n, dim), each text run on its own."""
-        vectors = np.empty((len(tokens), self.bundle.dim), dtype=np.float32)
-        for row, entry in enumerate(tokens):
-            vectors[row] = self.session.embed(entry.ids)
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors of shape (n, dim), each text run on its own.
+
+        Prompts are the caller's to add. A layout that has every core for a lone text uses it here.
+        """
+        vectors = np.empty((len(texts), self.bundle.dim), dtype=np.float32)
+        for row, tokens in enumerate(self.tokenize(texts)):
+            vectors[row] = self.run(tokens, alone=True)
         return vectors
 
     def check_references(self) -> ReferenceCheck:
@@ -61,32 +80,59 @@ class Encoder:
         return ReferenceCheck(len(cosines), float(cosines.mean()), float(cosines.min()))
 
     def warm(self) -> None:
-        """Run once at each usual length, so that no caller pays for a first time."""
-        for length in WARM_LENGTHS:
-            if length <= self.bundle.max_tokens:
-                self.session.embed(np.ones((1, length), dtype=np.int64))
+        """Run once at each length bucket, so that no caller pays for a first time."""
+        self.session.warm(warm_lengths(self.bundle.max_tokens))
 
 
-def load_encoder(bundle: EncoderBundle) -> Encoder:
+def load_encoder(bundle: EncoderBundle, layout: Layout = Layout.THROUGHPUT) -> Encoder:
     """Load a bundle's parts.
 
     Raises:
         DataLoss: a part cannot be loaded, or does not belong to the others.
+        FailedPrecondition: the bundle holds no bi-encoder.
     """
+    require_kind(bundle, BI_ENCODER)
     tokenizer = Tokenizer(bundle)
-    session = Session(bundle)
-    _require_fit(bundle, tokenizer, session)
+    session = Session(bundle, output=_OUTPUT, width=bundle.dim, layout=layout)
+    require_fit(bundle, tokenizer, session)
     return Encoder(bundle, tokenizer, session, read_references(bundle), cpu_features())
 
 
-def _require_fit(bundle: EncoderBundle, tokenizer: Tokenizer, session: Session) -> None:
-    """Run the tokenizer's largest token through the graph, which fails when it has no such row."""
+def warm_lengths(max_tokens: int) -> tuple[int, ...]:
+    """Return the powers of two below max_tokens, and max_tokens, in tokens.
+
+    >>> warm_lengths(100)
+    (4, 8, 16, 32, 64, 100)
+    """
+    lengths = []
+    length = 4
+    while length < max_tokens:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, max_tokens)
+
+
+def require_fit(bundle: EncoderBundle, tokenizer: Tokenizer, session: Session) -> None:
+    """Run the tokenizer's largest token and longest text through the graph.
+
+    It fails when the graph has no such row.
+
+    Raises:
+        DataLoss: tokenizer, max_tokens and graph do not belong together.
+    """
     largest = tokenizer.largest_id()
     try:
-        session.embed(np.array([[largest]], dtype=np.int64))
+        session.run(Tokens(np.array([[largest]], dtype=np.int64), truncated=False))
     except Exception as exc:  # onnxruntime's errors share no base of their own
         raise DataLoss(
             str(bundle.tokenizer_path),
             f"has token id {largest}, which {bundle.model_path.name} does not know: it belongs to "
             "another model",
+        ) from exc
+    try:
+        session.run(Tokens(np.ones((1, bundle.max_tokens), dtype=np.int64), truncated=False))
+    except Exception as exc:
+        raise DataLoss(
+            str(bundle.model_path),
+            f"cannot take {bundle.max_tokens} tokens, the max_tokens of its encoder.json",
         ) from exc

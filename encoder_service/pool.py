@@ -1,55 +1,62 @@
-"""A bounded queue in front of worker threads: texts of many calls, each text run on its own.
+"""Worker threads behind a bounded queue: texts of many calls, each text run on its own.
 
-Queries and items wait in separate lanes, and a worker that becomes free takes queries first, so a
-query never waits for more than the few item texts that are being encoded already.
+Every lane has threads of its own, and those of lower lanes run at a lower priority of the operating
+system. So a query is not held up by the item texts that are being run, however long they are: the
+kernel takes the core away from them. Texts of a lower lane are only begun while none of a higher
+lane waits.
 """
 
 import asyncio
-import math
 import os
+import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_service.tokenizer import Tokens
-from rpc.errors import InvalidArgument, ResourceExhausted, Unavailable
+from encoder_service.lanes import Bounds, Call, Lane, Lanes
+from encoder_service.layout import usable_cores
+from encoder_service.tokenizer import Text, Tokens
+from rpc.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
-Vectors = NDArray[np.float32]
-
-# Most texts that a worker takes at once. Few item texts, because queries wait for them.
-_QUERY_TEXTS_TAKEN_MAX = 8
-_ITEM_TEXTS_TAKEN_MAX = 1
-
-
-class Lane(Enum):
-    """Which queue a call waits in."""
-
-    QUERY = "query"
-    ITEM = "item"
+# A call of at most so many characters is tokenized where it arrives: that takes less time than to
+# hand it over, and its tokens are counted before it is let in.
+_CHARS_AT_THE_DOOR = 512
+# How much nicer than the process the threads of each lane are to the others (nice(2)).
+_NICEST = 19
+_NICENESS = {Lane.QUERY: 0, Lane.RERANK: 5, Lane.ITEM: 10}
 
 
-class TextEncoder(Protocol):
+class Model(Protocol):
     """What the workers run; safe to use from several threads."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+    @property
+    def width(self) -> tuple[int, ...]:
+        """Return the shape of one text's result."""
+
+    def estimate(self, text: Text) -> int:
+        """Return about how many tokens a text has."""
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
         """Return the tokens of each text."""
 
-    def embed(self, tokens: Sequence[Tokens]) -> Vectors:
-        """Return unit vectors of shape (n, dim)."""
+    def run(self, tokens: Tokens, *, alone: bool) -> Any:
+        """Return one text's result."""
+
+    def warm(self) -> None:
+        """Run once at each length."""
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """What became of one call's texts."""
+class Done:
+    """What became of one call's texts: float32 of shape (n, *width)."""
 
-    vectors: Vectors
+    values: NDArray[np.float32]
     truncated: tuple[int, ...]
     tokens: int
     queue_us: int
@@ -59,226 +66,291 @@ class Encoded:
 class PoolObserver(Protocol):
     """Who is told what the pool does; called from worker threads."""
 
-    def ended(self, lane: Lane, encoded: Encoded) -> None:
-        """Tell that a call's texts are encoded."""
+    def ended(self, lane: Lane, done: Done) -> None:
+        """Tell that a call's texts are run."""
+
+    def dropped(self, lane: Lane, texts: int) -> None:
+        """Tell that texts will not be run, because their caller has left or their call failed."""
 
 
-@dataclass(slots=True)
-class _Call:
-    """One call's texts, its rows filled in by whichever workers take them."""
-
-    texts: Sequence[str]
-    lane: Lane
-    refuse_truncation: bool
-    vectors: Vectors
-    answer: "asyncio.Future[Encoded]"
-    loop: asyncio.AbstractEventLoop
-    queued_s: float
-    taken: int = 0
-    left: int = 0
-    tokens: int = 0
-    started_s: float = 0.0
-    dropped: bool = False
-    truncated: list[int] = field(default_factory=list)
-
-
-class EncoderPool:
-    """Worker threads that share one encoder; what the queue cannot hold is refused at once."""
+class WorkerPool:
+    """Threads that share models; what the queue cannot hold is refused at once."""
 
     def __init__(
         self,
-        encoder: TextEncoder,
-        dim: int,
+        models: Mapping[Lane, Model],
         *,
         workers: int,
-        queue_texts_max: int,
+        bounds: Bounds,
         observer: PoolObserver,
     ) -> None:
-        """Start the workers.
+        """Start the workers; they warm themselves before they take anything.
 
         Args:
-            encoder: tokenizes and embeds.
-            dim: length of a vector.
-            workers: texts encoded side by side; 0 takes one a core this process may use.
-            queue_texts_max: most texts that may wait in each lane.
+            models: what runs the texts of each lane.
+            workers: texts of one lane run side by side; 0 takes one a core this process may use.
+            bounds: what may wait in each lane.
             observer: told about each call that ends.
         """
-        self._encoder = encoder
-        self._dim = dim
-        self._workers = workers or len(os.sched_getaffinity(0))
-        self._queue_texts_max = queue_texts_max
+        self._models = models
         self._observer = observer
-        self._lanes: dict[Lane, deque[_Call]] = {lane: deque() for lane in Lane}
-        self._waiting = dict.fromkeys(Lane, 0)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._lanes = Lanes(bounds, workers or usable_cores(), observer.dropped)
+        self._ready = {lane: threading.Condition(self._lock) for lane in models}
+        self._running = dict.fromkeys(Lane, 0)
+        self._outbox: list[tuple[Call, Done | Exception]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._warming = len(models) * (workers or usable_cores())
+        self._warm = threading.Event()
+        self._failure: Exception | None = None
         self._threads = [
-            threading.Thread(target=self._work, name=f"encode-{number}", daemon=True)
-            for number in range(self._workers)
+            threading.Thread(target=self._work, args=(lane,), name=f"{lane.label}-{number}")
+            for lane in models
+            for number in range(workers or usable_cores())
         ]
         for thread in self._threads:
+            thread.daemon = True
             thread.start()
 
-    async def encode(
-        self, texts: Sequence[str], lane: Lane, *, refuse_truncation: bool = False
-    ) -> Encoded:
-        """Return the texts' vectors. Cancelling it drops the texts that no worker has taken yet.
+    def wait_until_warm(self) -> None:
+        """Block until every worker has run every length once."""
+        self._warm.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def run(
+        self,
+        texts: Sequence[Text],
+        lane: Lane,
+        *,
+        within_s: float = float("inf"),
+        refuse_truncation: bool = False,
+    ) -> Done:
+        """Return the texts' values. Cancelling it drops the texts that no worker has taken yet.
+
+        Args:
+            texts: what to run; pairs in the lane RERANK.
+            lane: where to wait.
+            within_s: seconds after which nobody wants the answer any more.
+            refuse_truncation: whether a text that is too long is an error.
 
         Raises:
             ResourceExhausted: the lane is full.
             InvalidArgument: a text is too long and truncation is refused.
+            DeadlineExceeded: the time was over first.
             Unavailable: the pool is closed.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(
-            texts=texts,
-            lane=lane,
-            refuse_truncation=refuse_truncation,
-            vectors=np.empty((len(texts), self._dim), dtype=np.float32),
-            answer=loop.create_future(),
-            loop=loop,
-            queued_s=time.perf_counter(),
-            left=len(texts),
-        )
-        self._admit(call)
+        call = self._call_of(texts, lane, within_s, refuse_truncation, loop.create_future())
+        self._admit(call, loop)
+        expiry = None
+        if within_s != float("inf"):
+            expiry = loop.call_later(within_s, self._expire, call)
         try:
-            return await call.answer
+            done: Done = await call.answer
         finally:
-            if not call.answer.done() or call.answer.cancelled():
+            if expiry is not None:
+                expiry.cancel()
+            if not call.answer.done() or call.left:
                 self._drop(call)
+        return done
 
-    def waiting(self, lane: Lane) -> int:
+    def waiting_texts(self, lane: Lane) -> int:
         """Return how many texts of a lane no worker has taken yet."""
-        return self._waiting[lane]
+        return self._lanes.texts[lane]
+
+    def waiting_tokens(self, lane: Lane) -> int:
+        """Return how many tokens those texts have, partly as estimated."""
+        return self._lanes.tokens[lane]
 
     def close(self) -> None:
         """Let the workers finish what they run, refuse what waits, end the threads."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            waiting = [call for calls in self._lanes.values() for call in calls]
-            for call in waiting:
-                self._forget(call)
-            self._changed.notify_all()
-        for call in waiting:
-            _resolve(call, Unavailable("DRAINING", "the encoder is stopping"))
+            for call in list(self._lanes.waiting()):
+                self._lanes.forget(call)
+                self._send(call, Unavailable("DRAINING", "the encoder is stopping"))
+            for ready in self._ready.values():
+                ready.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _admit(self, call: _Call) -> None:
-        with self._changed:
+    def _call_of(
+        self,
+        texts: Sequence[Text],
+        lane: Lane,
+        within_s: float,
+        refuse_truncation: bool,
+        answer: "asyncio.Future[Done]",
+    ) -> Call:
+        model = self._models[lane]
+        arrived_s = time.perf_counter()
+        tokens: Sequence[Tokens] = ()
+        if sum(map(_num_chars, texts)) <= _CHARS_AT_THE_DOOR:
+            tokens = model.tokenize(texts)
+            costs = [entry.ids.size for entry in tokens]
+        else:
+            costs = [model.estimate(text) for text in texts]
+        queued_s = time.perf_counter()
+        return Call(
+            lane=lane,
+            texts=texts,
+            tokens=tokens,
+            costs=costs,
+            rows=np.empty((len(texts), *model.width), dtype=np.float32),
+            answer=answer,
+            refuse_truncation=refuse_truncation,
+            queued_s=queued_s,
+            expires_s=arrived_s + within_s,
+            tokenize_s=queued_s - arrived_s,
+            left=len(texts),
+        )
+
+    def _admit(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+        for row, tokens in enumerate(call.tokens):
+            _require_length(call, row, tokens)
+        with self._lock:
             if self._closing:
                 raise Unavailable("DRAINING", "the encoder is stopping")
-            waiting = self._waiting[call.lane]
-            if waiting + len(call.texts) > self._queue_texts_max:
-                raise ResourceExhausted(
-                    f"{waiting} {call.lane.value} texts are waiting to be encoded; "
-                    f"at most {self._queue_texts_max} may"
-                )
-            self._waiting[call.lane] += len(call.texts)
-            self._lanes[call.lane].append(call)
-            self._changed.notify(min(len(call.texts), self._workers))
+            assert self._loop in (None, loop)
+            self._loop = loop
+            self._lanes.admit(call)
+            self._ready[call.lane].notify(len(call.texts))
 
-    def _work(self) -> None:
-        """Take texts and encode them until the pool closes."""
-        while (portion := self._take()) is not None:
-            call, rows = portion
+    def _work(self, lane: Lane) -> None:
+        """Warm this thread, then take texts and run them until the pool closes."""
+        _lower_priority(_NICENESS[lane])
+        self._warm_up(lane)
+        model = self._models[lane]
+        while (unit := self._take(lane)) is not None:
+            call, row, alone = unit
+            started_s = time.perf_counter()
             try:
-                self._encode_rows(call, rows)
+                tokens = call.tokens[row] if call.tokens else model.tokenize([call.texts[row]])[0]
+                _require_length(call, row, tokens)
+                call.rows[row] = model.run(tokens, alone=alone)
             except Exception as exc:
-                self._drop(call)
-                _resolve(call, exc)
+                self._fail(call, exc)
+            else:
+                self._finish(call, row, tokens, time.perf_counter() - started_s)
 
-    def _take(self) -> tuple[_Call, range] | None:
-        """Wait for texts; return some rows of the call whose turn it is, None when closing."""
-        with self._changed:
-            while (call := self._next_call()) is None:
-                if self._closing:
-                    return None
-                self._changed.wait()
-            count = _share(len(call.texts) - call.taken, call.lane, self._workers)
-            rows = range(call.taken, call.taken + count)
-            if not call.taken:
-                call.started_s = time.perf_counter()
-            call.taken += count
-            self._waiting[call.lane] -= count
-            if call.taken == len(call.texts):
-                self._lanes[call.lane].popleft()
-            return call, rows
+    def _warm_up(self, lane: Lane) -> None:
+        try:
+            self._models[lane].warm()
+        except Exception as exc:
+            self._failure = exc
+        with self._lock:
+            self._warming -= 1
+            if not self._warming:
+                self._warm.set()
 
-    def _next_call(self) -> _Call | None:
-        for lane in (Lane.QUERY, Lane.ITEM):
-            if self._lanes[lane]:
-                return self._lanes[lane][0]
+    def _take(self, lane: Lane) -> tuple[Call, int, bool] | None:
+        """Wait for a text whose turn it is; None when closing.
+
+        The last part tells whether nothing else of its lane runs or waits.
+        """
+        with self._lock:
+            while not self._closing:
+                if not self._lanes.may_run(lane):
+                    self._ready[lane].wait()
+                    continue
+                unit = self._lanes.take(lane, time.perf_counter())
+                self._let_lower_lanes_run(lane)
+                if unit is not None:
+                    return self._begun(*unit)
         return None
 
-    def _encode_rows(self, call: _Call, rows: range) -> None:
-        tokens = self._encoder.tokenize(call.texts[rows.start : rows.stop])
-        cut = [row for row, entry in zip(rows, tokens, strict=True) if entry.truncated]
-        if cut and call.refuse_truncation:
-            raise InvalidArgument(
-                f"texts[{cut[0]}]", call.texts[cut[0]], "texts that fit into max_tokens tokens"
-            )
-        for row, entry in zip(rows, tokens, strict=True):
-            if call.dropped:
-                return
-            call.vectors[row] = self._encoder.embed((entry,))[0]
-        self._finish_rows(call, cut, sum(entry.ids.size for entry in tokens), len(rows))
+    def _begun(self, call: Call, row: int) -> tuple[Call, int, bool]:
+        lane = call.lane
+        self._running[lane] += 1
+        if not row:
+            call.started_s = time.perf_counter()
+        return call, row, self._running[lane] == 1 and not self._lanes.texts[lane]
 
-    def _finish_rows(self, call: _Call, cut: list[int], tokens: int, count: int) -> None:
-        """Count rows as done; the last ones answer the call."""
-        with self._changed:
-            call.truncated += cut
-            call.tokens += tokens
-            call.left -= count
-            if call.left:
+    def _let_lower_lanes_run(self, lane: Lane) -> None:
+        """Wake the threads that have only waited for this lane to be empty; the lock is held."""
+        if not self._lanes.texts[lane]:
+            for lower, ready in self._ready.items():
+                if lower > lane and self._lanes.may_run(lower):
+                    ready.notify_all()
+
+    def _finish(self, call: Call, row: int, tokens: Tokens, seconds: float) -> None:
+        """Count a row as done; the last one answers the call."""
+        with self._lock:
+            self._running[call.lane] -= 1
+            self._lanes.note(tokens.ids.size, seconds)
+            call.left -= 1
+            call.num_tokens += tokens.ids.size
+            if tokens.truncated:
+                call.truncated.append(row)
+            if call.left or call.over:
                 return
-        now_s = time.perf_counter()
-        encoded = Encoded(
-            vectors=call.vectors,
+        ended_s = time.perf_counter()
+        done = Done(
+            values=call.rows,
             truncated=tuple(sorted(call.truncated)),
-            tokens=call.tokens,
+            tokens=call.num_tokens,
             queue_us=int((call.started_s - call.queued_s) * 1e6),
-            compute_us=int((now_s - call.started_s) * 1e6),
+            compute_us=int((ended_s - call.started_s + call.tokenize_s) * 1e6),
         )
-        self._observer.ended(call.lane, encoded)
-        _resolve(call, encoded)
+        self._observer.ended(call.lane, done)
+        with self._lock:
+            self._send(call, done)
 
-    def _drop(self, call: _Call) -> None:
-        with self._changed:
-            self._forget(call)
+    def _fail(self, call: Call, error: Exception) -> None:
+        with self._lock:
+            self._running[call.lane] -= 1
+            self._lanes.forget(call)
+            self._let_lower_lanes_run(call.lane)
+            self._send(call, error)
 
-    def _forget(self, call: _Call) -> None:
-        """Take a call out of its lane, its rows in work excepted; the lock is held."""
-        call.dropped = True
-        if call.taken < len(call.texts):
-            self._waiting[call.lane] -= len(call.texts) - call.taken
-            call.taken = len(call.texts)
-            self._lanes[call.lane].remove(call)
+    def _drop(self, call: Call) -> None:
+        """Forget a call that has ended, however it did."""
+        with self._lock:
+            self._lanes.forget(call)
+            self._let_lower_lanes_run(call.lane)
+
+    def _expire(self, call: Call) -> None:
+        if not call.answer.done():
+            call.answer.set_exception(DeadlineExceeded("encode"))
+
+    def _send(self, call: Call, outcome: Done | Exception) -> None:
+        """Hand an outcome to the event loop, which is woken once for several; the lock is held."""
+        self._outbox.append((call, outcome))
+        if len(self._outbox) == 1 and self._loop is not None:
+            # A closed loop has nobody left who waits.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            outcomes, self._outbox = self._outbox, []
+        for call, outcome in outcomes:
+            if call.answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                call.answer.set_exception(outcome)
+            else:
+                call.answer.set_result(outcome)
 
 
-def _share(left: int, lane: Lane, workers: int) -> int:
-    """Return how many of a call's remaining texts one worker takes, so that all get some.
-
-    >>> _share(3, Lane.QUERY, workers=2), _share(64, Lane.QUERY, workers=2)
-    (2, 8)
-    """
-    most = _QUERY_TEXTS_TAKEN_MAX if lane is Lane.QUERY else _ITEM_TEXTS_TAKEN_MAX
-    return min(math.ceil(left / workers), most)
+def _num_chars(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
-def _resolve(call: _Call, outcome: Encoded | Exception) -> None:
-    """Hand an outcome to the call's event loop, unless the caller or the loop has gone."""
+def _require_length(call: Call, row: int, tokens: Tokens) -> None:
+    """Refuse a text that was cut, when its caller wants that."""
+    if tokens.truncated and call.refuse_truncation:
+        raise InvalidArgument(
+            f"texts[{row}]", call.texts[row], "texts that fit into max_tokens tokens"
+        )
 
-    def settle() -> None:
-        if call.answer.done():
-            return
-        if isinstance(outcome, Exception):
-            call.answer.set_exception(outcome)
-        else:
-            call.answer.set_result(outcome)
 
-    try:
-        call.loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        # The loop is closed: nobody waits for this answer any more.
-        return
+def _lower_priority(niceness: int) -> None:
+    """Make this thread give way to the others; only Linux has priorities of threads."""
+    if niceness and sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            now = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(now + niceness, _NICEST))

@@ -1,70 +1,101 @@
 """ONNX Runtime with every option that matters written out."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from encoder_service.bundle import EncoderBundle
+from encoder_service.layout import Layout, usable_cores
+from encoder_service.tokenizer import Tokens
 from rpc.errors import DataLoss
 
-Ids = NDArray[np.int64]
-Vector = NDArray[np.float32]
+Values = NDArray[np.float32]
 
-_INPUTS = {"input_ids", "attention_mask"}
-_OUTPUT = "embedding"
+_IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+_INT64 = "tensor(int64)"
 
 
 class Session:
-    """One loaded graph; `embed` may run on several threads at once, each on its own core.
+    """One loaded graph; `run` may run on several threads at once.
 
     The weights are in memory once, whatever the number of threads, which also share them in the
-    processor's cache.
+    processor's cache. A layout that gives a lone text every core has them a second time.
     """
 
-    def __init__(self, bundle: EncoderBundle) -> None:
+    def __init__(
+        self,
+        bundle: EncoderBundle,
+        *,
+        output: str,
+        width: int | None,
+        layout: Layout = Layout.THROUGHPUT,
+    ) -> None:
         """Load the graph.
+
+        Args:
+            bundle: whose graph.
+            output: the name of what it makes.
+            width: values a text, None for a single number.
+            layout: what a lone text is run with.
 
         Raises:
             DataLoss: it cannot be loaded, or is not the graph that encoder.json describes.
         """
-        path = str(bundle.model_path)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, _options(), providers=["CPUExecutionProvider"]
-            )
-        except Exception as exc:  # onnxruntime's errors share no base of their own
-            raise DataLoss(path, f"cannot be loaded: {str(exc).splitlines()[0]}") from exc
-        self._require_shape(path, bundle)
+        self._output = [output]
+        self._narrow = _open(bundle.model_path, threads=1)
+        _require_shape(bundle, self._narrow, output, width)
+        cores = usable_cores()
+        spread = layout is not Layout.THROUGHPUT and cores > 1
+        self._wide = _open(bundle.model_path, threads=cores) if spread else None
+        self._has_types = any(value.name == _TYPES for value in self._narrow.get_inputs())
 
-    def embed(self, ids: Ids) -> Vector:
-        """Return the unit vector of one text, float32 of shape (dim,).
+    def run(self, tokens: Tokens, *, alone: bool = False) -> Any:
+        """Return what the graph makes of one text: a float32 array of shape (width,), or a float32.
 
         One text a run at its true length: activations get one scale for the whole run, so a
-        neighbour or padding in the same run would change this text's vector.
+        neighbour or padding in the same run would change this text's values.
 
         Args:
-            ids: token ids, int64 of shape (1, seq).
+            tokens: of one text or pair.
+            alone: whether it may have every core, where the layout provides for that.
         """
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        row: Vector = self._session.run([_OUTPUT], feed)[0][0]
-        return row
+        feed = {_IDS: tokens.ids, _MASK: np.ones_like(tokens.ids)}
+        if self._has_types:
+            feed[_TYPES] = np.zeros_like(tokens.ids) if tokens.types is None else tokens.types
+        session = self._wide if alone and self._wide is not None else self._narrow
+        return session.run(self._output, feed)[0][0]
 
-    def _require_shape(self, path: str, bundle: EncoderBundle) -> None:
-        inputs = {value.name for value in self._session.get_inputs()}
-        outputs = {value.name: value.shape for value in self._session.get_outputs()}
-        if inputs != _INPUTS or _OUTPUT not in outputs:
-            raise DataLoss(
-                path, f"has inputs {sorted(inputs)} and outputs {sorted(outputs)}: not an encoder"
-            )
-        if outputs[_OUTPUT][-1] not in (bundle.dim, None) and isinstance(outputs[_OUTPUT][-1], int):
-            raise DataLoss(path, f"makes {outputs[_OUTPUT][-1]} values, {bundle.dim} are recorded")
+    def warm(self, lengths: Sequence[int]) -> None:
+        """Run once at each length on every core layout there is, longest first.
+
+        The longest text makes the arena as large as it will be, so memory stays flat from here on.
+        """
+        for length in sorted(lengths, reverse=True):
+            tokens = Tokens(np.ones((1, length), dtype=np.int64), truncated=False)
+            self.run(tokens)
+            if self._wide is not None:
+                self.run(tokens, alone=True)
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _open(path: Path, threads: int) -> Any:
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), _options(threads), providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:  # onnxruntime's errors share no base of their own
+        raise DataLoss(str(path), f"cannot be loaded: {str(exc).splitlines()[0]}") from exc
+
+
+def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    # One core a text: texts run side by side instead, which wastes nothing on waiting.
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the core that another text, or the caller, needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Patterns are kept for each new length and never given back.
@@ -72,3 +103,20 @@ def _options() -> onnxruntime.SessionOptions:
     options.enable_cpu_mem_arena = True
     options.log_severity_level = 3
     return options
+
+
+def _require_shape(bundle: EncoderBundle, session: Any, output: str, width: int | None) -> None:
+    """Refuse a graph whose inputs or outputs are not those of its bundle's kind."""
+    path = str(bundle.model_path)
+    inputs: Mapping[str, str] = {value.name: value.type for value in session.get_inputs()}
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    known = inputs.keys() - {_TYPES} == {_IDS, _MASK}
+    if not known or set(inputs.values()) != {_INT64} or output not in outputs:
+        raise DataLoss(
+            path,
+            f"has inputs {sorted(inputs)} and outputs {sorted(outputs)}: not a {bundle.kind}; "
+            f"needed are {_IDS} and {_MASK} of int64, and {output}",
+        )
+    last = outputs[output][-1] if width is not None else None
+    if isinstance(last, int) and last != width:
+        raise DataLoss(path, f"makes {last} values, {width} are recorded")

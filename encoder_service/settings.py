@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from encoder_service.layout import Layout
 from rpc.settings import Port, Seconds, ServiceSettings
 
 
@@ -18,11 +19,22 @@ class EncoderSettings(ServiceSettings):
         8701, description="Port of metrics and health page; 0 takes a free one."
     )
     bundle: Path = Field(description="Folder of the encoder bundle to serve.")
+    reranker_bundle: Path | None = Field(
+        None, description="Folder of a cross-encoder bundle; without one, Rerank is UNIMPLEMENTED."
+    )
+    layout: Layout = Field(
+        Layout.AUTO,
+        description="Threads of a lone query: latency gives it every core, throughput one, auto "
+        "every core while no other query is there.",
+    )
     workers: int = Field(
-        0, ge=0, le=256, description="Texts encoded side by side; 0 means one a core."
+        0, ge=0, le=256, description="Texts of one lane run side by side; 0 means one a core."
     )
     queue_texts_max: int = Field(
-        2048, ge=1, description="Texts that may wait in each lane, queries and items."
+        2048, ge=1, description="Texts that may wait in each lane: queries, pairs, items."
+    )
+    queue_tokens_max: int = Field(
+        32_768, ge=1, description="Tokens that those texts may have together, in each lane."
     )
     batch_texts_max: int = Field(256, ge=1, le=4096, description="Most texts in one Encode call.")
     text_bytes_max: int = Field(
@@ -38,6 +50,15 @@ class EncoderSettings(ServiceSettings):
         description="Least mean cosine of reference texts encoded at start to their recorded "
         "vectors; below it the service refuses to serve.",
     )
+    reranker_spearman_min: float = Field(
+        0.9,
+        ge=-1,
+        le=1,
+        description="Least rank correlation of reference pairs scored at start with their recorded "
+        "scores; below it the service refuses to serve.",
+    )
     serve_below_reference_cosine: bool = Field(
-        False, description="Serve vectors that failed that check; logged, and shown as a metric."
+        False,
+        description="Serve vectors or scores that failed their check; logged, and shown as a "
+        "metric.",
     )

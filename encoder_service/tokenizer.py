@@ -10,13 +10,23 @@ from numpy.typing import NDArray
 from encoder_service.bundle import EncoderBundle
 from rpc.errors import DataLoss
 
+Text = str | tuple[str, str]
+
+# What a token is expected to cover, for texts whose tokens are not counted yet.
+_CHARS_A_TOKEN = 4
+_SPECIAL_TOKENS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text's token ids, int64 of shape (1, seq), and whether tokens were cut off."""
+    """One text's token ids, int64 of shape (1, seq), and whether tokens were cut off.
+
+    A pair has `types` too, of the same shape: 0 for the first text, 1 for the second.
+    """
 
     ids: NDArray[np.int64]
     truncated: bool
+    types: NDArray[np.int64] | None = None
 
 
 class Tokenizer:
@@ -26,7 +36,7 @@ class Tokenizer:
         """Load the tokenizer.
 
         Raises:
-            DataLoss: the file the file is no tokenizer.
+            DataLoss: the file is no tokenizer.
         """
         path = str(bundle.tokenizer_path)
         try:
@@ -34,16 +44,27 @@ class Tokenizer:
         except Exception as exc:  # the library raises bare Exception
             raise DataLoss(path, f"is not a tokenizer file: {exc}") from exc
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=bundle.max_tokens)
+        self._tokenizer.enable_truncation(max_length=bundle.max_tokens, strategy="longest_first")
         self.max_tokens = bundle.max_tokens
 
     def largest_id(self) -> int:
         """Return the largest token id that a text can have."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Return the tokens of each text, special tokens included."""
+    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Return the tokens of each text or pair, special tokens included."""
         return [
-            Tokens(np.array([entry.ids], dtype=np.int64), bool(entry.overflowing))
-            for entry in self._tokenizer.encode_batch_fast(list(texts))
+            Tokens(
+                np.array([entry.ids], dtype=np.int64),
+                bool(entry.overflowing),
+                np.array([entry.type_ids], dtype=np.int64) if isinstance(text, tuple) else None,
+            )
+            for text, entry in zip(
+                texts, self._tokenizer.encode_batch_fast(list(texts)), strict=True
+            )
         ]
+
+    def estimate(self, text: Text) -> int:
+        """Return about how many tokens a text or pair has, from its length alone."""
+        size = len(text) if isinstance(text, str) else sum(map(len, text))
+        return min(self.max_tokens, _SPECIAL_TOKENS + size // _CHARS_A_TOKEN)

@@ -7,13 +7,14 @@ import pytest
 
 from encoder_service.bundle import REQUIRED_FILES, load_bundle
 from encoder_service.encoder import Encoder, load_encoder
+from encoder_service.layout import Layout
 from training.bundle_files import write_bundle
 
 
 @pytest.fixture(scope="session")
 def encoder(minilm_bundle: Path) -> Encoder:
     """The shipped configuration, loaded once."""
-    return load_encoder(load_bundle(minilm_bundle))
+    return load_encoder(load_bundle(minilm_bundle), Layout.AUTO)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder_service.pool import EncoderPool, Lane
+from encoder_service.lanes import Bounds, Lane
+from encoder_service.pool import WorkerPool
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 shared = settings(
@@ -12,7 +15,10 @@ shared = settings(
 
 
 class Unobserved:
-    def ended(self, lane, encoded):
+    def ended(self, lane, done):
+        pass
+
+    def dropped(self, lane, texts):
         pass
 
 
@@ -22,18 +28,39 @@ def cosine_of_rows(left, right):
     )
 
 
+@pytest.fixture
+def pool(encoder):
+    """The shipped configuration: a lone query may take every core, others take one each."""
+    pool = WorkerPool(
+        dict.fromkeys((Lane.QUERY, Lane.ITEM), encoder),
+        workers=2,
+        bounds=Bounds(4096, 1_000_000),
+        observer=Unobserved(),
+    )
+    yield pool
+    pool.close()
+
+
 @shared
-@given(st.lists(texts, min_size=2, max_size=8), st.sampled_from(list(Lane)))
-async def test_a_text_has_the_same_vector_alone_and_in_any_batch(encoder, batch, lane):
-    pool = EncoderPool(encoder, 384, workers=2, queue_texts_max=64, observer=Unobserved())
-    try:
-        together = (await pool.encode(batch, lane)).vectors
-        backwards = (await pool.encode(batch[::-1], lane)).vectors[::-1]
-        alone = np.stack([encoder.encode([text])[0] for text in batch])
-    finally:
-        pool.close()
-    assert cosine_of_rows(together, alone).min() >= 0.9999
-    assert cosine_of_rows(backwards, alone).min() >= 0.9999
+@given(st.lists(texts, min_size=2, max_size=8), st.sampled_from((Lane.QUERY, Lane.ITEM)))
+async def test_a_text_has_the_same_vector_alone_in_any_batch_and_under_load(pool, batch, lane):
+    alone = np.stack([(await pool.run([text], lane)).values[0] for text in batch])
+    async with asyncio.TaskGroup() as load:
+        for neighbour in batch:
+            load.create_task(pool.run([neighbour * 3, "boots"], Lane.ITEM))
+            load.create_task(pool.run([neighbour[::-1], neighbour], Lane.QUERY))
+        together = load.create_task(pool.run(batch, lane))
+        backwards = load.create_task(pool.run(batch[::-1], lane))
+    assert cosine_of_rows(together.result().values, alone).min() >= 0.9999
+    assert cosine_of_rows(backwards.result().values[::-1], alone).min() >= 0.9999
+
+
+@shared
+@given(texts)
+def test_every_core_for_one_text_gives_the_vector_that_one_core_gives(encoder, text):
+    (tokens,) = encoder.tokenize([text])
+    one_core, every_core = encoder.run(tokens), encoder.run(tokens, alone=True)
+    assert cosine_of_rows(one_core[None], every_core[None]).min() >= 0.9999
 
 
 @shared

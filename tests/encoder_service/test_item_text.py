@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import encoder_service.item_text
-import encoder_service.pool
+import encoder_service.reranker
 import encoder_service.vector_cache
 from encoder_service.item_text import ItemTemplate
 from protos.vitrine.v1.types_pb2 import AttributeValue, Item, KeywordList
 from rpc.errors import InvalidArgument
 
-MODULES = [encoder_service.item_text, encoder_service.pool, encoder_service.vector_cache]
+MODULES = [encoder_service.item_text, encoder_service.reranker, encoder_service.vector_cache]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -1,45 +1,70 @@
 import asyncio
+import os
 import threading
 
 import numpy as np
 import pytest
 
-from encoder_service.pool import EncoderPool, Lane
+from encoder_service.lanes import Bounds, Lane
+from encoder_service.pool import WorkerPool
 from encoder_service.tokenizer import Tokens
-from rpc.errors import InvalidArgument, ResourceExhausted, Unavailable
+from rpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
+
+QUERY, RERANK, ITEM = Lane
 
 
-class GatedEncoder:
-    """Embeds a text as its length, in the order noted, once the gate is open."""
+class GatedModel:
+    """Runs a text as the code of its first letter, in the order noted, once the gate is open.
+
+    A text of n letters has n tokens; one of more than 9 letters is cut.
+    """
+
+    width = (2,)
 
     def __init__(self):
         self.order = []
+        self.alone = []
+        self.niceness = {}
+        self.warmed = []
         self.begun = threading.Semaphore(0)
         self.gate = threading.Event()
 
-    def tokenize(self, texts):
-        return [Tokens(np.array([[ord(text[0])]]), truncated=len(text) > 9) for text in texts]
+    def estimate(self, text):
+        return len(text)
 
-    def embed(self, tokens):
-        self.order.append(chr(tokens[0].ids[0, 0]))
+    def tokenize(self, texts):
+        return [Tokens(np.full((1, len(text)), ord(text[0])), len(text) > 9) for text in texts]
+
+    def run(self, tokens, *, alone):
+        letter = chr(tokens.ids[0, 0])
+        self.order.append(letter)
+        self.alone.append(alone)
+        self.niceness[letter] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.release()
         assert self.gate.wait(timeout=30)
-        if self.order[-1] == "!":
+        if letter == "!":
             raise RuntimeError("the graph broke")
-        return np.full((1, 2), ord(self.order[-1]), dtype=np.float32)
+        return np.full(2, ord(letter), dtype=np.float32)
+
+    def warm(self):
+        self.warmed.append(threading.current_thread().name)
 
 
 class Observer:
     def __init__(self):
         self.ends = []
+        self.drops = []
 
-    def ended(self, lane, encoded):
-        self.ends.append((lane, len(encoded.vectors)))
+    def ended(self, lane, done):
+        self.ends.append((lane, len(done.values)))
+
+    def dropped(self, lane, texts):
+        self.drops.append((lane, texts))
 
 
 @pytest.fixture
 def gated():
-    return GatedEncoder()
+    return GatedModel()
 
 
 @pytest.fixture
@@ -48,15 +73,32 @@ def observer():
 
 
 @pytest.fixture
-def pool(gated, observer):
-    pool = EncoderPool(gated, 2, workers=1, queue_texts_max=4, observer=observer)
-    yield pool
+def make_pool(gated, observer):
+    pools = []
+
+    def make(workers=1, texts_max=4, tokens_max=20):
+        bounds = Bounds(texts_max, tokens_max)
+        pools.append(
+            WorkerPool(
+                dict.fromkeys(Lane, gated), workers=workers, bounds=bounds, observer=observer
+            )
+        )
+        pools[-1].wait_until_warm()
+        return pools[-1]
+
+    yield make
     gated.gate.set()
-    pool.close()
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture
+def pool(make_pool):
+    return make_pool()
 
 
 async def begun(gated):
-    """Wait until the only worker has taken a text and stands at the gate."""
+    """Wait until a worker has taken a text and stands at the gate."""
     assert await asyncio.to_thread(gated.begun.acquire, timeout=30)
 
 
@@ -65,91 +107,226 @@ async def queued():
     await asyncio.sleep(0)
 
 
+def submit(pool, texts, lane, **options):
+    return asyncio.create_task(pool.run(texts, lane, **options))
+
+
 async def test_rows_come_back_in_the_order_of_the_texts(gated, pool, observer):
     gated.gate.set()
-    encoded = await pool.encode(["a", "b", "c"], Lane.QUERY)
-    assert encoded.vectors[:, 0].tolist() == [97, 98, 99]
-    assert encoded.tokens == 3
-    assert observer.ends == [(Lane.QUERY, 3)]
+    done = await pool.run(["a", "b", "c"], QUERY)
+    assert done.values[:, 0].tolist() == [97, 98, 99]
+    assert done.tokens == 3
+    assert observer.ends == [(QUERY, 3)]
 
 
-async def test_query_overtakes_the_items_that_wait(gated, pool):
-    items = asyncio.create_task(pool.encode(["i", "j", "k"], Lane.ITEM))
+async def test_every_worker_warms_itself_before_anything_is_taken(gated, make_pool):
+    make_pool(workers=2)
+    lanes = ("query", "rerank", "item")
+    assert sorted(gated.warmed) == sorted(f"{lane}-{n}" for lane in lanes for n in (0, 1))
+
+
+async def test_a_model_that_cannot_warm_is_said_to_the_starter(observer):
+    class Broken(GatedModel):
+        def warm(self):
+            raise RuntimeError("out of memory")
+
+    pool = WorkerPool({QUERY: Broken()}, workers=1, bounds=Bounds(1, 1), observer=observer)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pool.wait_until_warm()
+    pool.close()
+
+
+async def test_query_runs_beside_the_items_that_hold_every_worker_of_theirs(gated, pool):
+    items = submit(pool, ["i", "j"], ITEM)
     await begun(gated)
-    query = asyncio.create_task(pool.encode(["q"], Lane.QUERY))
-    await queued()
+    query = submit(pool, ["q"], QUERY)
+    await begun(gated)
+    assert gated.order == ["i", "q"]
     gated.gate.set()
     await asyncio.gather(items, query)
-    assert gated.order == ["i", "q", "j", "k"]
+
+
+async def test_lower_lanes_begin_nothing_while_a_higher_one_waits(gated, pool):
+    running = [submit(pool, [text], lane) for text, lane in (("i", ITEM), ("r", RERANK))]
+    await begun(gated)
+    await begun(gated)
+    # Both lower lanes stand at the gate; their next texts wait behind two queries.
+    waiting = [submit(pool, [text], lane) for text, lane in (("j", ITEM), ("s", RERANK))]
+    await queued()
+    queries = [submit(pool, ["q"], QUERY), submit(pool, ["p"], QUERY)]
+    await begun(gated)
+    gated.gate.set()
+    await asyncio.gather(*running, *waiting, *queries)
+    assert gated.order.index("p") < gated.order.index("s") < gated.order.index("j")
+
+
+async def test_threads_of_lower_lanes_give_way_to_queries(gated, pool):
+    gated.gate.set()
+    for text, lane in (("q", QUERY), ("r", RERANK), ("i", ITEM)):
+        await pool.run([text], lane)
+    assert gated.niceness["q"] < gated.niceness["r"] < gated.niceness["i"]
+
+
+async def test_only_a_query_without_company_is_alone(gated, make_pool):
+    pool = make_pool(workers=2)
+    first = submit(pool, ["a"], QUERY)
+    await begun(gated)
+    second = submit(pool, ["b"], QUERY)
+    await begun(gated)
+    gated.gate.set()
+    await asyncio.gather(first, second)
+    await pool.run(["c"], QUERY)
+    assert gated.alone == [True, False, True]
 
 
 async def test_full_lane_refuses_at_once_and_the_other_lane_does_not(gated, pool):
-    first = asyncio.create_task(pool.encode(["i", "j", "k", "l"], Lane.ITEM))
+    first = submit(pool, ["i", "j", "k", "l"], ITEM)
     await begun(gated)
-    second = asyncio.create_task(pool.encode(["m"], Lane.ITEM))
+    second = submit(pool, ["m"], ITEM)
     await queued()
-    assert pool.waiting(Lane.ITEM) == 4
-    with pytest.raises(ResourceExhausted, match="4 item texts are waiting"):
-        await pool.encode(["n"], Lane.ITEM)
-    query = asyncio.create_task(pool.encode(["q"], Lane.QUERY))
+    assert pool.waiting_texts(ITEM) == 4
+    with pytest.raises(ResourceExhausted, match="4 item texts of 4 tokens are waiting"):
+        await pool.run(["n"], ITEM)
+    query = submit(pool, ["q"], QUERY)
     await queued()
     gated.gate.set()
     await asyncio.gather(first, second, query)
     assert "n" not in gated.order
 
 
-async def test_texts_of_a_caller_who_left_are_never_encoded(gated, pool):
-    running = asyncio.create_task(pool.encode(["a"], Lane.QUERY))
+async def test_tokens_fill_a_lane_as_well_as_texts(gated, pool):
+    running = submit(pool, ["a"], QUERY)
     await begun(gated)
-    leaving = asyncio.create_task(pool.encode(["x", "y"], Lane.QUERY))
+    waiting = submit(pool, ["b" * 12], QUERY)
+    await queued()
+    assert (pool.waiting_texts(QUERY), pool.waiting_tokens(QUERY)) == (1, 12)
+    with pytest.raises(ResourceExhausted, match="1 query texts of 12 tokens are waiting, 1 of 9"):
+        await pool.run(["c" * 9], QUERY)
+    fits = submit(pool, ["d" * 8], QUERY)
+    await queued()
+    gated.gate.set()
+    await asyncio.gather(running, waiting, fits)
+    assert pool.waiting_tokens(QUERY) == 0
+
+
+async def test_a_call_larger_than_the_bound_is_let_into_an_empty_lane(gated, pool):
+    gated.gate.set()
+    done = await pool.run([letter * 30 for letter in "abcdef"], ITEM)
+    assert done.tokens == 180
+
+
+async def test_time_to_retry_follows_from_what_waits_and_how_fast_it_goes(gated, make_pool):
+    pool = make_pool(texts_max=1000, tokens_max=1000)
+    # One worker has taken 2 s for 100 tokens: 50 tokens a second.
+    pool._lanes.note(tokens=100, seconds=2.0)
+    running = submit(pool, ["a"], ITEM)
+    await begun(gated)
+    waiting = [submit(pool, ["b" * 500, "b" * 400], ITEM), submit(pool, ["r" * 50], RERANK)]
+    await queued()
+    running_pair = begun(gated)
+    await running_pair
+    queries = [submit(pool, ["q"], QUERY)]
+    await begun(gated)
+    queries.append(submit(pool, ["p" * 25], QUERY))
+    await queued()
+    with pytest.raises(ResourceExhausted) as refused:
+        await pool.run(["c" * 200], ITEM)
+    # 25 tokens of queries go first; of 900 + 200 tokens in the lane, 100 are too many.
+    assert refused.value.retry_after_s == pytest.approx((25 + 100) / 50)
+    gated.gate.set()
+    await asyncio.gather(running, *waiting, *queries)
+
+
+async def test_texts_of_a_caller_who_left_are_never_run(gated, pool, observer):
+    running = submit(pool, ["a"], QUERY)
+    await begun(gated)
+    leaving = submit(pool, ["x", "y"], QUERY)
     await queued()
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    assert pool.waiting(Lane.QUERY) == 0
+    assert (pool.waiting_texts(QUERY), pool.waiting_tokens(QUERY)) == (0, 0)
+    assert observer.drops == [(QUERY, 2)]
     gated.gate.set()
     await running
-    await pool.encode(["b"], Lane.QUERY)
+    await pool.run(["b"], QUERY)
     assert gated.order == ["a", "b"]
 
 
 async def test_caller_who_leaves_midway_stops_the_rest(gated, pool):
-    leaving = asyncio.create_task(pool.encode(["a", "b", "c"], Lane.QUERY))
+    leaving = submit(pool, ["a", "b", "c"], QUERY)
     await begun(gated)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
     gated.gate.set()
-    await pool.encode(["z"], Lane.QUERY)
+    await pool.run(["z"], QUERY)
     assert gated.order == ["a", "z"]
+
+
+async def test_text_whose_deadline_has_passed_is_never_run(gated, pool, observer):
+    running = submit(pool, ["a"], QUERY)
+    await begun(gated)
+    with pytest.raises(DeadlineExceeded):
+        await pool.run(["late"], QUERY, within_s=0.01)
+    # One whose time is over before the event loop comes to say so.
+    late = submit(pool, ["later"], QUERY, within_s=0.0)
+    await queued()
+    gated.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await running
+    await pool.run(["b"], QUERY)
+    assert gated.order == ["a", "b"]
+    assert observer.drops == [(QUERY, 1), (QUERY, 1)]
+
+
+async def test_items_go_on_when_the_queries_they_waited_for_are_withdrawn(gated, pool):
+    running = submit(pool, ["a"], QUERY)
+    await begun(gated)
+    query = submit(pool, ["b"], QUERY)
+    await queued()
+    item = submit(pool, ["i"], ITEM)
+    await queued()
+    query.cancel()
+    await begun(gated)
+    assert gated.order == ["a", "i"]
+    gated.gate.set()
+    await asyncio.gather(running, item)
 
 
 async def test_long_text_is_reported_or_refused_as_asked(gated, pool):
     gated.gate.set()
     texts = ["short", "longer than nine"]
-    assert (await pool.encode(texts, Lane.QUERY)).truncated == (1,)
+    assert (await pool.run(texts, QUERY)).truncated == (1,)
     with pytest.raises(InvalidArgument, match=r"texts\[1\]"):
-        await pool.encode(texts, Lane.QUERY, refuse_truncation=True)
+        await pool.run(texts, QUERY, refuse_truncation=True)
+    # A call too long to be tokenized at the door.
+    texts = ["short"] * 200 + ["longer than nine"]
+    assert (await pool.run(texts, ITEM)).truncated == (200,)
+    with pytest.raises(InvalidArgument, match=r"texts\[200\]"):
+        await pool.run(texts, ITEM, refuse_truncation=True)
 
 
 async def test_broken_text_fails_its_own_call_only(gated, pool):
     gated.gate.set()
     with pytest.raises(RuntimeError, match="the graph broke"):
-        await pool.encode(["!"], Lane.QUERY)
-    assert (await pool.encode(["a"], Lane.QUERY)).vectors[0, 0] == 97
+        await pool.run(["!", "b"], QUERY)
+    assert (await pool.run(["a"], QUERY)).values[0, 0] == 97
+    assert pool.waiting_texts(QUERY) == 0
 
 
 async def test_closing_refuses_what_waits_and_what_comes(gated, pool):
-    running = asyncio.create_task(pool.encode(["a"], Lane.QUERY))
+    running = submit(pool, ["a"], QUERY)
     await begun(gated)
-    waiting = asyncio.create_task(pool.encode(["b"], Lane.QUERY))
+    waiting = submit(pool, ["b"], QUERY)
     await queued()
     closing = asyncio.create_task(asyncio.to_thread(pool.close))
     with pytest.raises(Unavailable):
         await waiting
     with pytest.raises(Unavailable):
-        await pool.encode(["c"], Lane.QUERY)
+        await pool.run(["c"], QUERY)
     gated.gate.set()
     await closing
-    assert (await running).vectors[0, 0] == 97
+    assert (await running).values[0, 0] == 97
     assert gated.order == ["a"]

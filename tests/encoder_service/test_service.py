@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from encoder_service.encoder import Encoder
+from encoder_service.lanes import Bounds, Lane
 from encoder_service.metrics import EncoderMetrics
-from encoder_service.pool import EncoderPool, Lane
-from encoder_service.service import EncoderService
+from encoder_service.pool import WorkerPool
+from encoder_service.reranker import Reranker
+from encoder_service.service import EncoderService, Models
 from encoder_service.settings import EncoderSettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from rpc.client import open_channel
@@ -37,7 +39,10 @@ QUERY, ITEM = types_pb2.TEXT_KIND_QUERY, types_pb2.TEXT_KIND_ITEM
 class Served:
     """A real server over TCP with the real encoder."""
 
-    def __init__(self, encoder: Encoder, settings: EncoderSettings) -> None:
+    def __init__(
+        self, encoder: Encoder, settings: EncoderSettings, reranker: Reranker | None = None
+    ) -> None:
+        self.reranker = reranker
         self.rpc_metrics = RpcMetrics("encoder", "test")
         self.metrics = EncoderMetrics(self.rpc_metrics)
         self.encoder = encoder
@@ -51,11 +56,13 @@ class Served:
         await self.server.start()
         self.channel = open_channel(f"127.0.0.1:{port}", 16 * 1024 * 1024)
         self.stub = encoder_pb2_grpc.EncoderServiceStub(self.channel)
-        self.pool = EncoderPool(
-            self.encoder,
-            384,
+        models = {Lane.QUERY: self.encoder, Lane.ITEM: self.encoder}
+        if self.reranker is not None:
+            models[Lane.RERANK] = self.reranker
+        self.pool = WorkerPool(
+            models,
             workers=1,
-            queue_texts_max=self.settings.queue_texts_max,
+            bounds=Bounds(self.settings.queue_texts_max, self.settings.queue_tokens_max),
             observer=self.metrics,
         )
         return self
@@ -66,7 +73,7 @@ class Served:
         await asyncio.to_thread(self.pool.close)
 
     def open(self):
-        self.service.open(self.encoder, self.pool, reference_cosine=0.99)
+        self.service.open(Models(self.encoder, self.reranker, self.pool, reference_cosine=0.99))
 
     async def encode(self, texts, kind=QUERY, timeout_s=30.0, **fields):
         request = encoder_pb2.EncodeRequest(texts=texts, kind=kind, **fields)
@@ -145,7 +152,7 @@ async def test_another_encoder_is_refused_with_both_ids(served, encoder):
 
 async def test_full_queue_is_refused_at_once_with_a_time_to_retry(served):
     bulk = asyncio.create_task(served.encode(["boots " * 300] * 16, kind=ITEM))
-    while not served.pool.waiting(Lane.ITEM):
+    while not served.pool.waiting_texts(Lane.ITEM):
         await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted) as refused:
         await served.encode(["boots"] * 16, kind=ITEM)
