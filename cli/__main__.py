@@ -156,6 +156,10 @@ def up(
         Path | None,
         typer.Option(metavar="DIR", help="Another encoder bundle than the generation's own."),
     ] = None,
+    reranker: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A cross-encoder bundle, to serve Rerank with."),
+    ] = None,
     catalog: CatalogOption = "",
     ready_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds to wait until a search is answered.")
@@ -169,6 +173,7 @@ def up(
         http_port=http_port,
         catalog=catalog,
         bundle=bundle,
+        reranker=reranker,
         ready_timeout_s=ready_timeout,
     )
     state = bring_up(where, options)

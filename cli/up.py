@@ -54,6 +54,7 @@ class UpOptions:
     http_port: int = 0
     catalog: str = ""
     bundle: Path | None = None
+    reranker: Path | None = None
     ready_timeout_s: float = READY_TIMEOUT_S
 
 
@@ -190,7 +191,7 @@ def _start_in_order(
 ) -> State:
     with _spinner(f"starting encoder, {manifest.num_shards} shards and gateway"):
         encoder, *shards = starting.start(
-            [_encoder(bundle), *_shards(starting.home, manifest.num_shards)]
+            [_encoder(bundle, options.reranker), *_shards(starting.home, manifest.num_shards)]
         )
         (gateway,) = starting.start([_gateway(starting.home, options, encoder, shards)])
         write_state(starting.home, starting.state)
@@ -201,8 +202,10 @@ def _start_in_order(
     return starting.state
 
 
-def _encoder(bundle: Path) -> Service:
+def _encoder(bundle: Path, reranker: Path | None) -> Service:
     settings = {"BUNDLE": str(bundle), "PORT": "0", "HTTP_PORT": "0"}
+    if reranker is not None:
+        settings["RERANKER_BUNDLE"] = str(reranker.absolute())
     return Service("encoder", "encoder_service", "VITRINE_ENCODER_", settings)
 
 

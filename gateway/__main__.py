@@ -78,10 +78,16 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 def _watch_caches(metrics: GatewayMetrics, embeddings: EmbeddingCache, items: ItemReader) -> None:
-    watch = metrics.watch
+    watch, count = metrics.watch, metrics.watch_counter
     hits, misses = "Look-ups that a cache answered.", "Look-ups that a cache could not answer."
-    watch("vitrine_embedding_cache_hits", hits, lambda: embeddings.hits)
-    watch("vitrine_embedding_cache_misses", misses, lambda: embeddings.misses)
+    count("vitrine_embedding_cache_hits_total", hits, lambda: embeddings.hits)
+    count("vitrine_embedding_cache_misses_total", misses, lambda: embeddings.misses)
+    shared = "Look-ups that waited for the encoding of an equal query."
+    count("vitrine_embedding_cache_shared_total", shared, lambda: embeddings.shared)
+    bypassed = "Queries that asked to be encoded afresh."
+    count("vitrine_embedding_cache_bypassed_total", bypassed, lambda: embeddings.bypassed)
+    evictions = "Embeddings that made room for others."
+    count("vitrine_embedding_cache_evictions_total", evictions, lambda: embeddings.evictions)
     watch("vitrine_embedding_cache_bytes", "Bytes kept.", lambda: embeddings.size_bytes)
     watch("vitrine_item_cache_hits", hits, lambda: items.hits)
     watch("vitrine_item_cache_misses", misses, lambda: items.misses)

@@ -1,18 +1,22 @@
-"""Embeddings of recent queries, bounded by bytes; equal queries in the air share one encoding."""
+"""Embeddings of recent queries, bounded by bytes; equal queries in the air share one encoding.
+
+The text of a key is the text that was encoded: the door brings queries into Unicode form NFC with
+single spaces before anything else, so two spellings of one query are one key and one encoding.
+"""
 
 import asyncio
+import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from cachetools import LRUCache
-
 from gateway.encoder_client import Embedding
 
-# Longer texts are rarely asked twice, and the bound below counts on this one.
-_TEXT_CHARS_MAX = 256
-_ENTRY_OVERHEAD_BYTES = 512 + 4 * _TEXT_CHARS_MAX
-
 Key = tuple[str, str]
+
+# What an entry takes beside its text and its numbers: the objects, and its place in the table.
+# Measured: see the test that holds it against tracemalloc.
+_ENTRY_BYTES = 330
 
 
 class EmbeddingCache:
@@ -21,22 +25,44 @@ class EmbeddingCache:
     def __init__(self, bytes_max: int) -> None:
         self.hits = 0
         self.misses = 0
-        self._kept: LRUCache[Key, Embedding] = LRUCache(bytes_max, getsizeof=_size_bytes)
+        self.shared = 0
+        self.bypassed = 0
+        self.evictions = 0
+        self.size_bytes = 0
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[Key, Embedding] = OrderedDict()
         self._in_the_air: dict[Key, asyncio.Future[Embedding]] = {}
         self._num_waiting: dict[Key, int] = {}
 
-    async def get(self, key: Key, encode: Callable[[], "asyncio.Future[Embedding]"]) -> Embedding:
+    async def get(
+        self,
+        key: Key,
+        encode: Callable[[], "asyncio.Future[Embedding]"],
+        *,
+        bypass: bool = False,
+    ) -> Embedding:
         """Return the embedding of a key, calling `encode` when nobody has or does.
 
         A caller that is cancelled withdraws the encoding only when no other waits for it.
+
+        Args:
+            key: encoder and text.
+            encode: starts the encoding; cancelling what it returns withdraws it.
+            bypass: encode afresh, and keep nothing of it.
         """
+        if bypass:
+            self.bypassed += 1
+            return await encode()
         if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
             self.hits += 1
             return replace(kept, cached=True, compute_us=0)
-        self.misses += 1
         encoding = self._in_the_air.get(key)
         if encoding is None or encoding.done():
+            self.misses += 1
             encoding = self._in_the_air[key] = encode()
+        else:
+            self.shared += 1
         self._num_waiting[key] = self._num_waiting.get(key, 0) + 1
         try:
             embedding = await asyncio.shield(encoding)
@@ -45,15 +71,19 @@ class EmbeddingCache:
         self._keep(key, embedding)
         return embedding
 
-    @property
-    def size_bytes(self) -> int:
-        """How much the cache holds now."""
-        return int(self._kept.currsize)
-
     def _keep(self, key: Key, embedding: Embedding) -> None:
-        fits = len(key[1]) <= _TEXT_CHARS_MAX and _size_bytes(embedding) <= self._kept.maxsize
-        if fits and embedding.encoder_id == key[0]:
-            self._kept[key] = embedding
+        """Keep an embedding of the encoder that was asked for, and make room for it."""
+        size = _size_bytes(key, embedding)
+        if embedding.encoder_id != key[0] or key in self._kept or size > self._bytes_max:
+            return
+        # A row of a shared answer would keep the whole answer in memory.
+        own = replace(embedding, vector=embedding.vector.copy(), encoder_id=key[0])
+        self._kept[key] = own
+        self.size_bytes += size
+        while self.size_bytes > self._bytes_max:
+            oldest, evicted = self._kept.popitem(last=False)
+            self.size_bytes -= _size_bytes(oldest, evicted)
+            self.evictions += 1
 
     def _leave(self, key: Key, encoding: "asyncio.Future[Embedding]") -> None:
         self._num_waiting[key] -= 1
@@ -64,5 +94,6 @@ class EmbeddingCache:
             encoding.cancel()
 
 
-def _size_bytes(embedding: Embedding) -> int:
-    return embedding.vector.nbytes + _ENTRY_OVERHEAD_BYTES
+def _size_bytes(key: Key, embedding: Embedding) -> int:
+    """Return what an entry takes in memory; the encoder_id is one string for all."""
+    return _ENTRY_BYTES + sys.getsizeof(key[1]) + embedding.vector.nbytes

@@ -1,8 +1,10 @@
 """What a gateway counts beside its calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from gateway.search import Answer
 from rpc.telemetry import LATENCY_BUCKETS_S, RpcMetrics
@@ -48,3 +50,19 @@ class GatewayMetrics(RpcMetrics):
     def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Export a value that is read when it is scraped."""
         Gauge(name, description, registry=self.registry).set_function(read)
+
+    def watch_counter(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Export a count that only grows, read when it is scraped; the name ends in _total."""
+        self.registry.register(_WatchedCounter(name, description, read))
+
+
+class _WatchedCounter(Collector):
+    """A counter whose value somebody else keeps."""
+
+    def __init__(self, name: str, description: str, read: Callable[[], float]) -> None:
+        self._about = (name, description)
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Return the count as it is now."""
+        return (CounterMetricFamily(*self._about, value=self._read()),)

@@ -52,6 +52,7 @@ class SearchPlan:
     fields: tuple[str, ...] = ()
     generation: int | None = None
     profile: bool = False
+    bypass_embedding_cache: bool = False
 
     @property
     def excluded(self) -> tuple[str, ...]:

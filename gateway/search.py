@@ -142,7 +142,9 @@ class Searcher:
         share_s = deadline.share_s(self._settings.embed_share)
         match plan.query:
             case TextQuery(text):
-                return await self._embed_text(text, view, share_s)
+                return await self._embed_text(
+                    text, view, share_s, bypass=plan.bypass_embedding_cache
+                )
             case LikeItems() as like:
                 return await embed_like(like, view, self._cluster, share_s)
             case GivenEmbedding(vector, encoder_id):
@@ -152,12 +154,16 @@ class Searcher:
                     )
                 return Embedding(unit(vector), encoder_id or view.encoder_id)
 
-    async def _embed_text(self, text: str, view: GenerationView, share_s: float) -> Embedding:
+    async def _embed_text(
+        self, text: str, view: GenerationView, share_s: float, *, bypass: bool
+    ) -> Embedding:
         deadline = Deadline.after(share_s)
         try:
             async with asyncio.timeout(share_s):
                 return await self._embeddings.get(
-                    (view.encoder_id, text), lambda: self._cluster.encoder.encode(text, deadline)
+                    (view.encoder_id, text),
+                    lambda: self._cluster.encoder.encode(text, deadline),
+                    bypass=bypass,
                 )
         except (TimeoutError, DeadlineExceeded) as exc:
             raise DeadlineExceeded("embed") from exc

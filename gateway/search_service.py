@@ -131,6 +131,7 @@ def read_search(request: search_pb2.SearchRequest) -> SearchPlan:
         fields=tuple(request.fields),
         generation=request.generation if request.HasField("generation") else None,
         profile=request.profile,
+        bypass_embedding_cache=request.bypass_embedding_cache,
     )
 
 

@@ -85,11 +85,12 @@ def exported_metrics():
 
 def watched_metrics():
     """Return the metrics that are registered where a service is put together."""
-    found = (
-        re.findall(r'watch\(\s*"(vitrine_\w+)"', path.read_text())
-        for path in (ROOT / "gateway" / "__main__.py", ROOT / "index_service" / "__main__.py")
+    text = "".join(
+        (ROOT / service / "__main__.py").read_text() for service in ("gateway", "index_service")
     )
-    return {name: ("gauge", set()) for names in found for name in names}
+    kinds = {"watch": "gauge", "count": "counter"}
+    found = re.findall(r'(watch|count)\(\s*"(vitrine_\w+)"', text)
+    return {name: (kinds[verb], set()) for verb, name in found}
 
 
 def listed_metrics():

@@ -1,6 +1,8 @@
 """Equal queries are encoded once, kept within a bound, and never under another encoder's name."""
 
 import asyncio
+import gc
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -48,6 +50,7 @@ async def test_equal_queries_in_the_air_share_one_encoding():
 
     assert len(await asyncio.gather(*callers)) == 3
     assert len(encodings.futures) == 1
+    assert (cache.misses, cache.shared) == (1, 2)
 
 
 async def test_one_caller_leaving_does_not_stop_the_encoding_for_the_others():
@@ -73,14 +76,71 @@ async def test_the_encoding_is_withdrawn_when_the_last_caller_leaves():
     assert encodings.futures[0].cancelled()
 
 
-async def test_the_bound_in_bytes_holds():
-    cache = EmbeddingCache(10_000)
-    for number in range(100):
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(embedding())
-        await cache.get(("encoder-a", f"query {number}"), lambda done=done: done)
+def answered(answer):
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(answer)
+    return done
 
-    assert 0 < cache.size_bytes <= 10_000
+
+async def fill(cache, count, dim=4, text="query"):
+    for number in range(count):
+        # As the client gives them: a row of an answer that many queries shared.
+        row = np.ones((8, dim), dtype=np.float32)[number % 8]
+        key = ("encoder-a", f"{text} {number}")
+        await cache.get(key, lambda row=row: answered(Embedding(row, "".join("encoder-a"))))
+
+
+async def test_the_bound_in_bytes_holds_and_evictions_are_counted():
+    cache = EmbeddingCache(10_000)
+    await fill(cache, 100)
+
+    kept = 100 - cache.evictions
+    assert 20 < kept < 30
+    assert 9_000 < cache.size_bytes <= 10_000
+
+
+@pytest.mark.parametrize(("dim", "text"), [(4, "q"), (384, "red dress"), (768, "shoes " * 100)])
+async def test_the_bytes_counted_are_the_bytes_taken(dim, text):
+    cache = EmbeddingCache(1 << 30)
+    gc.collect()
+    tracemalloc.start()
+    await fill(cache, 2_000, dim, text)
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert cache.size_bytes == pytest.approx(taken, rel=0.15)
+
+
+async def test_the_least_recently_asked_makes_room():
+    cache = EmbeddingCache(1_300)
+    await fill(cache, 3)
+    await cache.get(("encoder-a", "query 0"), Encodings())
+    await cache.get(("encoder-a", "new"), lambda: answered(embedding()))
+
+    await cache.get(("encoder-a", "query 0"), Encodings())
+    assert (cache.hits, cache.evictions) == (2, 1)
+
+
+async def test_a_bypassed_cache_is_neither_asked_nor_filled():
+    cache = EmbeddingCache(100_000)
+    await cache.get(KEY, lambda: answered(embedding()), bypass=True)
+    assert cache.size_bytes == 0
+    await cache.get(KEY, lambda: answered(embedding()))
+    again = await cache.get(KEY, lambda: answered(embedding()), bypass=True)
+
+    assert not again.cached
+    assert (cache.hits, cache.misses, cache.bypassed) == (0, 1, 2)
+
+
+async def test_a_bypassing_caller_who_leaves_withdraws_its_encoding():
+    cache, encodings = EmbeddingCache(100_000), Encodings()
+    leaving = asyncio.ensure_future(cache.get(KEY, encodings, bypass=True))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+
+    assert encodings.futures[0].cancelled()
 
 
 async def test_an_embedding_of_another_encoder_is_not_kept():

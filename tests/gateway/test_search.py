@@ -309,3 +309,13 @@ async def test_a_field_that_a_shard_refuses_is_named_as_the_caller_knows_it(tmp_
 
     assert caught.value.field == "filter.equals.attribute"
     assert str(caught.value) == "filter.equals.attribute is 'nope'; allowed brand"
+
+
+async def test_a_query_is_encoded_once_unless_it_asks_to_be_encoded_afresh(tmp_path):
+    async with running(tmp_path) as it:
+        for bypass in (False, False, True):
+            plan = SearchPlan(DRESS, bypass_embedding_cache=bypass)
+            answer = await it.searcher.search(plan, soon())
+            assert answer.hits.item_ids
+
+        assert it.encoder.calls == [["red dress"], ["red dress"]]

@@ -1,8 +1,12 @@
 """The door of Search: every bad field is refused with its name and what is allowed."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from google.protobuf import json_format
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from gateway.query import GivenEmbedding, LikeItems, TextQuery
 from gateway.search_service import read_search
@@ -110,3 +114,25 @@ def test_a_page_token_belongs_to_the_request_it_came_from():
 
     assert first.fingerprint == next_page.fingerprint
     assert first.fingerprint != another.fingerprint
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+def test_spellings_of_one_query_are_one_text(text):
+    assume(text.strip())
+    (read,) = {
+        read_search(bare(text=spelling)).query.text
+        for spelling in (
+            text,
+            f" {text}\n",
+            text.replace(" ", " \t "),
+            unicodedata.normalize("NFD", text),
+            unicodedata.normalize("NFC", text),
+        )
+    }
+    # What is encoded and what the cache is keyed by is this text; reading it again changes nothing.
+    assert read_search(bare(text=read)).query.text == read
+
+
+def test_a_request_may_go_past_the_cache():
+    assert read_search(request_of(bypassEmbeddingCache=True)).bypass_embedding_cache
+    assert not read_search(request_of()).bypass_embedding_cache

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.vitrine.v1 import types_pb2 as protos_dot_vitrine_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/vitrine/v1/search.proto\x12\nvitrine.v1\x1a\x1dprotos/vitrine/v1/types.proto\"\x9a\x05\n\rSearchRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x16.vitrine.v1.ItemsQueryH\x00\x12/\n\tembedding\x18\x03 \x01(\x0b\x32\x1a.vitrine.v1.EmbeddingQueryH\x00\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\'\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x12.vitrine.v1.FilterH\x02\x88\x01\x01\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.vitrine.v1.SearchMode\x12\'\n\x06\x66usion\x18\x08 \x01(\x0b\x32\x12.vitrine.v1.FusionH\x03\x88\x01\x01\x12\'\n\x06rerank\x18\t \x01(\x0b\x32\x12.vitrine.v1.RerankH\x04\x88\x01\x01\x12(\n\x06params\x18\n \x01(\x0b\x32\x18.vitrine.v1.SearchParams\x12\x16\n\tmin_score\x18\x0b \x01(\x02H\x05\x88\x01\x01\x12\x19\n\x0cmin_coverage\x18\x0c \x01(\x01H\x06\x88\x01\x01\x12\x14\n\x07min_seq\x18\r \x01(\x04H\x07\x88\x01\x01\x12\x0e\n\x06\x66ields\x18\x0e \x03(\t\x12\x17\n\ngeneration\x18\x0f \x01(\x04H\x08\x88\x01\x01\x12-\n\tdiversity\x18\x10 \x01(\x0b\x32\x15.vitrine.v1.DiversityH\t\x88\x01\x01\x12\x0f\n\x07profile\x18\x11 \x01(\x08\x42\x07\n\x05queryB\x08\n\x06_top_kB\t\n\x07_filterB\t\n\x07_fusionB\t\n\x07_rerankB\x0c\n\n_min_scoreB\x0f\n\r_min_coverageB\n\n\x08_min_seqB\r\n\x0b_generationB\x0c\n\n_diversity\"0\n\nItemsQuery\x12\x10\n\x08positive\x18\x01 \x03(\t\x12\x10\n\x08negative\x18\x02 \x03(\t\"D\n\x0e\x45mbeddingQuery\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\x12\x12\n\nencoder_id\x18\x03 \x01(\t\"h\n\x06\x46usion\x12$\n\x03rrf\x18\x01 \x01(\x0b\x32\x15.vitrine.v1.RrfFusionH\x00\x12.\n\x08weighted\x18\x02 \x01(\x0b\x32\x1a.vitrine.v1.WeightedFusionH\x00\x42\x08\n\x06method\"}\n\tRrfFusion\x12\x0e\n\x01k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0c\x64\x65nse_weight\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0elexical_weight\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x04\n\x02_kB\x0f\n\r_dense_weightB\x11\n\x0f_lexical_weight\"\x1f\n\x0eWeightedFusion\x12\r\n\x05\x61lpha\x18\x01 \x01(\x01\"\x17\n\x06Rerank\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\r\"5\n\tDiversity\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x15\n\rmax_per_value\x18\x02 \x01(\r\"\xde\x02\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.vitrine.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x14.vitrine.v1.Coverage\x12,\n\x08\x64\x65graded\x18\x04 \x03(\x0e\x32\x1a.vitrine.v1.DegradedReason\x12\"\n\x06timing\x18\x05 \x01(\x0b\x32\x12.vitrine.v1.Timing\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x12\n\nencoder_id\x18\x07 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x08 \x01(\x04\x12\x17\n\x0fquery_truncated\x18\t \x01(\x08\x12\x12\n\nrequest_id\x18\n \x01(\t\x12*\n\x07profile\x18\x0b \x01(\x0b\x32\x19.vitrine.v1.SearchProfile\"l\n\x06Result\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\"\n\x06scores\x18\x03 \x01(\x0b\x32\x12.vitrine.v1.Scores\x12\x1e\n\x04item\x18\x04 \x01(\x0b\x32\x10.vitrine.v1.Item\"\xda\x01\n\x06Scores\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07lexical\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05\x66used\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x17\n\ndense_rank\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x19\n\x0clexical_rank\x18\x06 \x01(\rH\x05\x88\x01\x01\x42\x08\n\x06_denseB\n\n\x08_lexicalB\x08\n\x06_fusedB\t\n\x07_rerankB\r\n\x0b_dense_rankB\x0f\n\r_lexical_rank\"\xad\x01\n\x06Timing\x12\x10\n\x08total_us\x18\x01 \x01(\x04\x12\x10\n\x08\x65mbed_us\x18\x02 \x01(\x04\x12\x11\n\tsearch_us\x18\x03 \x01(\x04\x12\x10\n\x08merge_us\x18\x04 \x01(\x04\x12\x11\n\trerank_us\x18\x05 \x01(\x04\x12\x11\n\tattach_us\x18\x06 \x01(\x04\x12\x1a\n\x12\x65ncoder_compute_us\x18\x07 \x01(\x04\x12\x18\n\x10shard_compute_us\x18\x08 \x01(\x04\"\x85\x01\n\rSearchProfile\x12\x18\n\x10\x65mbedding_cached\x18\x01 \x01(\x08\x12.\n\x06shards\x18\x02 \x03(\x0b\x32\x1e.vitrine.v1.SearchProfileShard\x12\x13\n\x0bhits_merged\x18\x03 \x01(\r\x12\x15\n\ritems_matched\x18\x04 \x01(\x04\"\x97\x01\n\x12SearchProfileShard\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\tef_search\x18\x03 \x01(\r\x12\x13\n\x0bselectivity\x18\x04 \x01(\x01\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x11\n\tsearch_us\x18\x06 \x01(\x04\x12\x17\n\x0fqueries_in_call\x18\x07 \x01(\r\"A\n\x12SearchBatchRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.vitrine.v1.SearchRequest\"B\n\x13SearchBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.vitrine.v1.SearchOutcome\"x\n\rSearchOutcome\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrine.v1.SearchResponseH\x00\x12,\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.vitrine.v1.SearchFailureH\x00\x42\t\n\x07outcome\">\n\rSearchFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t2\xa0\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrine.v1.SearchRequest\x1a\x1a.vitrine.v1.SearchResponse\x12N\n\x0bSearchBatch\x12\x1e.vitrine.v1.SearchBatchRequest\x1a\x1f.vitrine.v1.SearchBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/vitrine/v1/search.proto\x12\nvitrine.v1\x1a\x1dprotos/vitrine/v1/types.proto\"\xba\x05\n\rSearchRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x16.vitrine.v1.ItemsQueryH\x00\x12/\n\tembedding\x18\x03 \x01(\x0b\x32\x1a.vitrine.v1.EmbeddingQueryH\x00\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\'\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x12.vitrine.v1.FilterH\x02\x88\x01\x01\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.vitrine.v1.SearchMode\x12\'\n\x06\x66usion\x18\x08 \x01(\x0b\x32\x12.vitrine.v1.FusionH\x03\x88\x01\x01\x12\'\n\x06rerank\x18\t \x01(\x0b\x32\x12.vitrine.v1.RerankH\x04\x88\x01\x01\x12(\n\x06params\x18\n \x01(\x0b\x32\x18.vitrine.v1.SearchParams\x12\x16\n\tmin_score\x18\x0b \x01(\x02H\x05\x88\x01\x01\x12\x19\n\x0cmin_coverage\x18\x0c \x01(\x01H\x06\x88\x01\x01\x12\x14\n\x07min_seq\x18\r \x01(\x04H\x07\x88\x01\x01\x12\x0e\n\x06\x66ields\x18\x0e \x03(\t\x12\x17\n\ngeneration\x18\x0f \x01(\x04H\x08\x88\x01\x01\x12-\n\tdiversity\x18\x10 \x01(\x0b\x32\x15.vitrine.v1.DiversityH\t\x88\x01\x01\x12\x0f\n\x07profile\x18\x11 \x01(\x08\x12\x1e\n\x16\x62ypass_embedding_cache\x18\x12 \x01(\x08\x42\x07\n\x05queryB\x08\n\x06_top_kB\t\n\x07_filterB\t\n\x07_fusionB\t\n\x07_rerankB\x0c\n\n_min_scoreB\x0f\n\r_min_coverageB\n\n\x08_min_seqB\r\n\x0b_generationB\x0c\n\n_diversity\"0\n\nItemsQuery\x12\x10\n\x08positive\x18\x01 \x03(\t\x12\x10\n\x08negative\x18\x02 \x03(\t\"D\n\x0e\x45mbeddingQuery\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0e\n\x06packed\x18\x02 \x01(\x0c\x12\x12\n\nencoder_id\x18\x03 \x01(\t\"h\n\x06\x46usion\x12$\n\x03rrf\x18\x01 \x01(\x0b\x32\x15.vitrine.v1.RrfFusionH\x00\x12.\n\x08weighted\x18\x02 \x01(\x0b\x32\x1a.vitrine.v1.WeightedFusionH\x00\x42\x08\n\x06method\"}\n\tRrfFusion\x12\x0e\n\x01k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0c\x64\x65nse_weight\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0elexical_weight\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x04\n\x02_kB\x0f\n\r_dense_weightB\x11\n\x0f_lexical_weight\"\x1f\n\x0eWeightedFusion\x12\r\n\x05\x61lpha\x18\x01 \x01(\x01\"\x17\n\x06Rerank\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\r\"5\n\tDiversity\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x15\n\rmax_per_value\x18\x02 \x01(\r\"\xde\x02\n\x0eSearchResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.vitrine.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x14.vitrine.v1.Coverage\x12,\n\x08\x64\x65graded\x18\x04 \x03(\x0e\x32\x1a.vitrine.v1.DegradedReason\x12\"\n\x06timing\x18\x05 \x01(\x0b\x32\x12.vitrine.v1.Timing\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x12\n\nencoder_id\x18\x07 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x08 \x01(\x04\x12\x17\n\x0fquery_truncated\x18\t \x01(\x08\x12\x12\n\nrequest_id\x18\n \x01(\t\x12*\n\x07profile\x18\x0b \x01(\x0b\x32\x19.vitrine.v1.SearchProfile\"l\n\x06Result\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\"\n\x06scores\x18\x03 \x01(\x0b\x32\x12.vitrine.v1.Scores\x12\x1e\n\x04item\x18\x04 \x01(\x0b\x32\x10.vitrine.v1.Item\"\xda\x01\n\x06Scores\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07lexical\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05\x66used\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x17\n\ndense_rank\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x19\n\x0clexical_rank\x18\x06 \x01(\rH\x05\x88\x01\x01\x42\x08\n\x06_denseB\n\n\x08_lexicalB\x08\n\x06_fusedB\t\n\x07_rerankB\r\n\x0b_dense_rankB\x0f\n\r_lexical_rank\"\xad\x01\n\x06Timing\x12\x10\n\x08total_us\x18\x01 \x01(\x04\x12\x10\n\x08\x65mbed_us\x18\x02 \x01(\x04\x12\x11\n\tsearch_us\x18\x03 \x01(\x04\x12\x10\n\x08merge_us\x18\x04 \x01(\x04\x12\x11\n\trerank_us\x18\x05 \x01(\x04\x12\x11\n\tattach_us\x18\x06 \x01(\x04\x12\x1a\n\x12\x65ncoder_compute_us\x18\x07 \x01(\x04\x12\x18\n\x10shard_compute_us\x18\x08 \x01(\x04\"\x85\x01\n\rSearchProfile\x12\x18\n\x10\x65mbedding_cached\x18\x01 \x01(\x08\x12.\n\x06shards\x18\x02 \x03(\x0b\x32\x1e.vitrine.v1.SearchProfileShard\x12\x13\n\x0bhits_merged\x18\x03 \x01(\r\x12\x15\n\ritems_matched\x18\x04 \x01(\x04\"\x97\x01\n\x12SearchProfileShard\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\tef_search\x18\x03 \x01(\r\x12\x13\n\x0bselectivity\x18\x04 \x01(\x01\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x11\n\tsearch_us\x18\x06 \x01(\x04\x12\x17\n\x0fqueries_in_call\x18\x07 \x01(\r\"A\n\x12SearchBatchRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.vitrine.v1.SearchRequest\"B\n\x13SearchBatchResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.vitrine.v1.SearchOutcome\"x\n\rSearchOutcome\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1a.vitrine.v1.SearchResponseH\x00\x12,\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x19.vitrine.v1.SearchFailureH\x00\x42\t\n\x07outcome\">\n\rSearchFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t2\xa0\x01\n\rSearchService\x12?\n\x06Search\x12\x19.vitrine.v1.SearchRequest\x1a\x1a.vitrine.v1.SearchResponse\x12N\n\x0bSearchBatch\x12\x1e.vitrine.v1.SearchBatchRequest\x1a\x1f.vitrine.v1.SearchBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,41 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.vitrine.v1.search_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST']._serialized_start=78
-  _globals['_SEARCHREQUEST']._serialized_end=744
-  _globals['_ITEMSQUERY']._serialized_start=746
-  _globals['_ITEMSQUERY']._serialized_end=794
-  _globals['_EMBEDDINGQUERY']._serialized_start=796
-  _globals['_EMBEDDINGQUERY']._serialized_end=864
-  _globals['_FUSION']._serialized_start=866
-  _globals['_FUSION']._serialized_end=970
-  _globals['_RRFFUSION']._serialized_start=972
-  _globals['_RRFFUSION']._serialized_end=1097
-  _globals['_WEIGHTEDFUSION']._serialized_start=1099
-  _globals['_WEIGHTEDFUSION']._serialized_end=1130
-  _globals['_RERANK']._serialized_start=1132
-  _globals['_RERANK']._serialized_end=1155
-  _globals['_DIVERSITY']._serialized_start=1157
-  _globals['_DIVERSITY']._serialized_end=1210
-  _globals['_SEARCHRESPONSE']._serialized_start=1213
-  _globals['_SEARCHRESPONSE']._serialized_end=1563
-  _globals['_RESULT']._serialized_start=1565
-  _globals['_RESULT']._serialized_end=1673
-  _globals['_SCORES']._serialized_start=1676
-  _globals['_SCORES']._serialized_end=1894
-  _globals['_TIMING']._serialized_start=1897
-  _globals['_TIMING']._serialized_end=2070
-  _globals['_SEARCHPROFILE']._serialized_start=2073
-  _globals['_SEARCHPROFILE']._serialized_end=2206
-  _globals['_SEARCHPROFILESHARD']._serialized_start=2209
-  _globals['_SEARCHPROFILESHARD']._serialized_end=2360
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=2362
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=2427
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=2429
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=2495
-  _globals['_SEARCHOUTCOME']._serialized_start=2497
-  _globals['_SEARCHOUTCOME']._serialized_end=2617
-  _globals['_SEARCHFAILURE']._serialized_start=2619
-  _globals['_SEARCHFAILURE']._serialized_end=2681
-  _globals['_SEARCHSERVICE']._serialized_start=2684
-  _globals['_SEARCHSERVICE']._serialized_end=2844
+  _globals['_SEARCHREQUEST']._serialized_end=776
+  _globals['_ITEMSQUERY']._serialized_start=778
+  _globals['_ITEMSQUERY']._serialized_end=826
+  _globals['_EMBEDDINGQUERY']._serialized_start=828
+  _globals['_EMBEDDINGQUERY']._serialized_end=896
+  _globals['_FUSION']._serialized_start=898
+  _globals['_FUSION']._serialized_end=1002
+  _globals['_RRFFUSION']._serialized_start=1004
+  _globals['_RRFFUSION']._serialized_end=1129
+  _globals['_WEIGHTEDFUSION']._serialized_start=1131
+  _globals['_WEIGHTEDFUSION']._serialized_end=1162
+  _globals['_RERANK']._serialized_start=1164
+  _globals['_RERANK']._serialized_end=1187
+  _globals['_DIVERSITY']._serialized_start=1189
+  _globals['_DIVERSITY']._serialized_end=1242
+  _globals['_SEARCHRESPONSE']._serialized_start=1245
+  _globals['_SEARCHRESPONSE']._serialized_end=1595
+  _globals['_RESULT']._serialized_start=1597
+  _globals['_RESULT']._serialized_end=1705
+  _globals['_SCORES']._serialized_start=1708
+  _globals['_SCORES']._serialized_end=1926
+  _globals['_TIMING']._serialized_start=1929
+  _globals['_TIMING']._serialized_end=2102
+  _globals['_SEARCHPROFILE']._serialized_start=2105
+  _globals['_SEARCHPROFILE']._serialized_end=2238
+  _globals['_SEARCHPROFILESHARD']._serialized_start=2241
+  _globals['_SEARCHPROFILESHARD']._serialized_end=2392
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=2394
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=2459
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=2461
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=2527
+  _globals['_SEARCHOUTCOME']._serialized_start=2529
+  _globals['_SEARCHOUTCOME']._serialized_end=2649
+  _globals['_SEARCHFAILURE']._serialized_start=2651
+  _globals['_SEARCHFAILURE']._serialized_end=2713
+  _globals['_SEARCHSERVICE']._serialized_start=2716
+  _globals['_SEARCHSERVICE']._serialized_end=2876
 # @@protoc_insertion_point(module_scope)

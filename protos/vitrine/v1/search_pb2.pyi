@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SearchRequest(_message.Message):
-    __slots__ = ("text", "items", "embedding", "top_k", "page_token", "filter", "mode", "fusion", "rerank", "params", "min_score", "min_coverage", "min_seq", "fields", "generation", "diversity", "profile")
+    __slots__ = ("text", "items", "embedding", "top_k", "page_token", "filter", "mode", "fusion", "rerank", "params", "min_score", "min_coverage", "min_seq", "fields", "generation", "diversity", "profile", "bypass_embedding_cache")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class SearchRequest(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     DIVERSITY_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    BYPASS_EMBEDDING_CACHE_FIELD_NUMBER: _ClassVar[int]
     text: str
     items: ItemsQuery
     embedding: EmbeddingQuery
@@ -43,7 +44,8 @@ class SearchRequest(_message.Message):
     generation: int
     diversity: Diversity
     profile: bool
-    def __init__(self, text: _Optional[str] = ..., items: _Optional[_Union[ItemsQuery, _Mapping]] = ..., embedding: _Optional[_Union[EmbeddingQuery, _Mapping]] = ..., top_k: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[_types_pb2.Filter, _Mapping]] = ..., mode: _Optional[_Union[_types_pb2.SearchMode, str]] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., rerank: _Optional[_Union[Rerank, _Mapping]] = ..., params: _Optional[_Union[_types_pb2.SearchParams, _Mapping]] = ..., min_score: _Optional[float] = ..., min_coverage: _Optional[float] = ..., min_seq: _Optional[int] = ..., fields: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., diversity: _Optional[_Union[Diversity, _Mapping]] = ..., profile: _Optional[bool] = ...) -> None: ...
+    bypass_embedding_cache: bool
+    def __init__(self, text: _Optional[str] = ..., items: _Optional[_Union[ItemsQuery, _Mapping]] = ..., embedding: _Optional[_Union[EmbeddingQuery, _Mapping]] = ..., top_k: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[_types_pb2.Filter, _Mapping]] = ..., mode: _Optional[_Union[_types_pb2.SearchMode, str]] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., rerank: _Optional[_Union[Rerank, _Mapping]] = ..., params: _Optional[_Union[_types_pb2.SearchParams, _Mapping]] = ..., min_score: _Optional[float] = ..., min_coverage: _Optional[float] = ..., min_seq: _Optional[int] = ..., fields: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., diversity: _Optional[_Union[Diversity, _Mapping]] = ..., profile: _Optional[bool] = ..., bypass_embedding_cache: _Optional[bool] = ...) -> None: ...
 
 class ItemsQuery(_message.Message):
     __slots__ = ("positive", "negative")
