@@ -8,6 +8,7 @@ import pytest
 from encoder_service.bundle import REQUIRED_FILES, load_bundle
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.layout import Layout
+from tests.encoder_service.cross_encoder import write_cross_encoder
 from training.bundle_files import write_bundle
 
 
@@ -15,6 +16,19 @@ from training.bundle_files import write_bundle
 def encoder(minilm_bundle: Path) -> Encoder:
     """The shipped configuration, loaded once."""
     return load_encoder(load_bundle(minilm_bundle), Layout.AUTO)
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound cross-encoder bundle; read only."""
+    tokenizer = (minilm_bundle / "tokenizer.json").read_bytes()
+    return write_cross_encoder(tmp_path_factory.mktemp("bundles") / "cross", tokenizer)
+
+
+@pytest.fixture
+def cross_encoder_copy(cross_encoder: Path, tmp_path: Path) -> Path:
+    """One that a test may damage."""
+    return Path(shutil.copytree(cross_encoder, tmp_path / "cross"))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from encoder_service.bundle import (
 )
 from encoder_service.encoder import load_encoder
 from rpc.errors import DataLoss, FailedPrecondition
+from tests.encoder_service.cross_encoder import graph_of
 from training.bundle_files import encoder_id as encoder_id_of_export
 
 
@@ -96,6 +97,44 @@ def test_file_that_is_no_graph_is_refused_by_name(bundle_copy, reseal):
     (bundle_copy / "model.onnx").write_bytes(b"not a graph")
     reseal()
     with pytest.raises(DataLoss, match=r"model\.onnx: cannot be loaded"):
+        load_encoder(load_bundle(bundle_copy))
+
+
+def test_graph_without_the_inputs_and_outputs_of_an_encoder_is_refused(bundle_copy, reseal):
+    (bundle_copy / "model.onnx").write_bytes(graph_of(types=True).SerializeToString())
+    reseal()
+    with pytest.raises(
+        DataLoss, match=r"model\.onnx: has inputs .* and outputs \['score'\]: not a"
+    ):
+        load_encoder(load_bundle(bundle_copy))
+
+
+def test_graph_of_another_dim_is_refused(bundle_copy, reseal):
+    edit(bundle_copy, dim=768)
+    reseal()
+    with pytest.raises(DataLoss, match=r"model\.onnx: makes 384 values, 768 are recorded"):
+        load_encoder(load_bundle(bundle_copy))
+
+
+def test_graph_that_cannot_take_the_longest_text_is_refused(bundle_copy, reseal):
+    edit(bundle_copy, max_tokens=5000)
+    reseal()
+    with pytest.raises(DataLoss, match=r"model\.onnx: cannot take 5000 tokens"):
+        load_encoder(load_bundle(bundle_copy))
+
+
+def test_file_that_is_no_tokenizer_is_refused_by_name(bundle_copy, reseal):
+    (bundle_copy / "tokenizer.json").write_bytes(b"{}")
+    reseal()
+    with pytest.raises(DataLoss, match=r"tokenizer\.json: is not a tokenizer file"):
+        load_encoder(load_bundle(bundle_copy))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"references": [{"text": "a", "vector": "x"}]}'])
+def test_references_that_cannot_be_understood_are_refused(bundle_copy, reseal, content):
+    (bundle_copy / "reference.json").write_bytes(content)
+    reseal()
+    with pytest.raises(DataLoss, match=r"reference\.json: cannot be understood"):
         load_encoder(load_bundle(bundle_copy))
 
 

@@ -11,11 +11,12 @@ import grpc
 import numpy as np
 import pytest
 
+from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder
 from encoder_service.lanes import Bounds, Lane
 from encoder_service.metrics import EncoderMetrics
 from encoder_service.pool import WorkerPool
-from encoder_service.reranker import Reranker
+from encoder_service.reranker import Reranker, load_reranker
 from encoder_service.service import EncoderService, Models
 from encoder_service.settings import EncoderSettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
@@ -32,6 +33,7 @@ from rpc.errors import (
 from rpc.interceptors import CallInterceptor
 from rpc.telemetry import RpcMetrics
 from rpc.vectors import unpack
+from tests.encoder_service.cross_encoder import with_scores
 
 QUERY, ITEM = types_pb2.TEXT_KIND_QUERY, types_pb2.TEXT_KIND_ITEM
 
@@ -79,6 +81,13 @@ class Served:
         request = encoder_pb2.EncodeRequest(texts=texts, kind=kind, **fields)
         try:
             return await self.stub.Encode(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def rerank(self, query, texts, timeout_s=30.0):
+        request = encoder_pb2.RerankRequest(query=query, texts=texts)
+        try:
+            return await self.stub.Rerank(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
@@ -171,10 +180,129 @@ async def test_deadline_is_kept_and_the_rest_is_dropped(served):
     await served.encode(["boots"])
 
 
-async def test_rerank_says_that_it_is_not_served(served):
+async def test_a_full_queue_of_tokens_says_when_to_come_again(encoder, minilm_bundle):
+    settings = EncoderSettings(bundle=minilm_bundle, queue_tokens_max=2_000)
+    async with Served(encoder, settings) as served:
+        served.open()
+        bulk = asyncio.create_task(served.encode(["boots " * 300] * 8, kind=ITEM))
+        while not served.pool.waiting_tokens(Lane.ITEM):
+            await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted, match="and 2000 tokens") as refused:
+            await served.encode(["boots " * 300] * 8, kind=ITEM)
+        assert 0 < refused.value.retry_after_s <= 30
+        await bulk
+
+
+async def test_what_a_cancelled_call_asked_for_is_dropped(served):
+    bulk = asyncio.create_task(served.encode(["boots " * 300] * 16, kind=ITEM))
+    while not served.pool.waiting_texts(Lane.ITEM):
+        await asyncio.sleep(0)
+    bulk.cancel()
+    await asyncio.gather(bulk, return_exceptions=True)
+    while served.pool.waiting_texts(Lane.ITEM):
+        await asyncio.sleep(0.001)
+    assert served.metric("vitrine_encoder_dropped_total", "item") >= 10
+    assert served.metric("vitrine_encoder_texts_total", "item") == 0
+
+
+SCRIPTS = [
+    "warm winter coat", "тёплое зимнее пальто", "冬の暖かいコート", "温暖的冬衣",
+    "따뜻한 겨울 코트", "معطف شتوي دافئ", "מעיל חורף חם", "गर्म सर्दियों का कोट", "เสื้อโค้ทกันหนาว",
+    "ζεστό παλτό", "ሙቅ የክረምት ካፖርት", "🧥❄️", "Größe 42 ½ №5",
+    "a\u0301 e\u0301", "\U00020000\U0001f9e5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [QUERY, ITEM])
+async def test_every_script_encodes_in_one_call_as_it_does_alone(served, kind):
+    answer = await served.encode(SCRIPTS, kind=kind)
+    together = unpack(answer.embeddings, answer.dim)
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1.0, abs=1e-4)
+    for text, row in zip(SCRIPTS, together, strict=True):
+        alone = await served.encode([text], kind=kind)
+        assert unpack(alone.embeddings, alone.dim)[0] @ row >= 0.9999
+
+
+@pytest.mark.parametrize("text", ["\0", "\u200b", "\x01\x02", "\ufeff", "\u200d" * 50])
+async def test_texts_of_zero_tokens_have_the_vector_of_an_empty_text(served, encoder, text):
+    answer = await served.encode([text])
+    assert answer.tokens == 2
+    (empty,) = encoder.encode([""])
+    assert unpack(answer.embeddings, answer.dim)[0] @ empty >= 0.9999
+
+
+async def test_nul_amid_a_text_is_no_end(served):
+    answer = await served.encode(["red\0dress", "reddress", "red"])
+    rows = unpack(answer.embeddings, answer.dim)
+    assert rows[0] @ rows[1] >= 0.9999 > rows[0] @ rows[2]
+
+
+@pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"boots \xed\xb0\x80", b"\xff", b"\xc0\x80"])
+async def test_unpaired_surrogates_and_other_bad_utf8_are_refused(served, text):
+    # Field 1, one text, and field 2, a query: what no library would write.
+    request = b"\x0a" + bytes([len(text)]) + text + b"\x10\x01"
+    encode = served.channel.unary_unary("/vitrine.v1.EncoderService/Encode")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await served.stub.Rerank(encoder_pb2.RerankRequest(query="a", texts=["b"]))
-    assert isinstance(from_rpc_error(refused.value), Unimplemented)
+        await encode(request, timeout=30)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await served.encode(["boots"])
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, "boots " * 16_666, "冬" * 33_333, "\u200b" * 33_333]
+)
+async def test_texts_of_100_000_bytes_are_encoded(served, text):
+    answer = await served.encode([text], kind=ITEM)
+    (row,) = unpack(answer.embeddings, answer.dim)
+    assert np.linalg.norm(row) == pytest.approx(1.0, abs=1e-4)
+
+
+async def test_rerank_says_that_it_is_not_served_without_a_bundle(served):
+    with pytest.raises(Unimplemented):
+        await served.rerank("a", ["b"])
+
+
+@pytest.fixture
+async def reranking(encoder, minilm_bundle, cross_encoder):
+    settings = EncoderSettings(bundle=minilm_bundle, reranker_bundle=cross_encoder)
+    reranker = load_reranker(load_bundle(cross_encoder))
+    async with Served(encoder, settings, reranker) as served:
+        served.open()
+        yield served
+
+
+async def test_rerank_scores_the_texts_in_their_order(reranking):
+    texts = ["Linen dress", "Winter parka, down", "Rubber hose 20 m", "boots " * 500]
+    answer = await reranking.rerank("warm coat", texts)
+    alone = [(await reranking.rerank("warm coat", [text])).scores[0] for text in texts]
+    assert list(answer.scores) == pytest.approx(alone, abs=1e-4)
+    assert len(set(answer.scores)) == 4
+    assert answer.reranker_id == reranking.reranker.bundle.encoder_id
+    assert answer.compute_us > 0
+    assert reranking.metric("vitrine_encoder_texts_total", "rerank") == 8
+    assert reranking.metric("vitrine_encoder_truncated_total", "rerank") == 2
+    assert (await reranking.stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest())).can_rerank
+
+
+@pytest.mark.parametrize(
+    ("query", "texts", "field"),
+    [
+        (" ", ["a"], "query is ' '; allowed a text that is not blank"),
+        ("é" * 50_001, ["a"], "query is '100002 bytes long'"),
+        ("a", [], "texts is '0 texts'; allowed 1..1000 texts"),
+        ("a", ["b"] * 1001, "texts is '1001 texts'; allowed 1..1000 texts"),
+        ("a", ["b", ""], r"texts\[1\] is ''; allowed a text that is not blank"),
+    ],
+)
+async def test_rerank_refuses_what_the_contract_does_not_allow(reranking, query, texts, field):
+    with pytest.raises(InvalidArgument, match=field):
+        await reranking.rerank(query, texts)
+
+
+async def test_rerank_keeps_its_deadline(reranking):
+    with pytest.raises(DeadlineExceeded):
+        await reranking.rerank("warm coat", ["boots " * 16_000] * 200, timeout_s=0.2)
+    assert (await reranking.rerank("warm coat", ["boots"])).scores
 
 
 async def test_before_it_is_warm_nothing_is_answered(encoder, minilm_bundle):
@@ -248,3 +376,32 @@ def test_damaged_bundle_ends_the_process_with_a_sentence(tmp_path, bundle_copy):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.splitlines()[-1].endswith("tokenizer.json: is missing; export the bundle again")
+
+
+def test_process_serves_a_reranker_and_refuses_one_that_makes_noise(
+    tmp_path, minilm_bundle, cross_encoder, cross_encoder_copy
+):
+    process = start(minilm_bundle, tmp_path, VITRINE_ENCODER_RERANKER_BUNDLE=str(cross_encoder))
+    try:
+        assert logged(process, "serving")["reranker_spearman"] == 1.0
+        announced = json.loads((tmp_path / "encoder.json").read_text())
+        with grpc.insecure_channel(announced["address"]) as channel:
+            stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+            request = encoder_pb2.RerankRequest(query="coat", texts=["parka", "hose"])
+            assert len(stub.Rerank(request, timeout=20).scores) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    scores = load_reranker(load_bundle(cross_encoder)).references.scores
+    noisy = with_scores(cross_encoder_copy, np.random.default_rng(1).permutation(scores))
+    refused = start(minilm_bundle, tmp_path, VITRINE_ENCODER_RERANKER_BUNDLE=str(noisy))
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "rank correlation of" in errors.splitlines()[-1]
+
+
+def test_process_refuses_an_encoder_where_a_reranker_is_needed(tmp_path, minilm_bundle):
+    process = start(minilm_bundle, tmp_path, VITRINE_ENCODER_RERANKER_BUNDLE=str(minilm_bundle))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].endswith("holds a bi_encoder; a cross_encoder is needed here")
