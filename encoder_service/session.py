@@ -16,6 +16,7 @@ from rpc.errors import DataLoss
 Values = NDArray[np.float32]
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+_SPIN_US = 50
 _INT64 = "tensor(int64)"
 
 
@@ -94,8 +95,10 @@ def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the core that another text, or the caller, needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that share a text wait for each other within it, and spin for as long as that takes;
+    # longer spinning takes the core that another text, or the caller, needs
+    # (benchmarks/results/encoder_layout_minilm.json).
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Patterns are kept for each new length and never given back.
