@@ -301,7 +301,7 @@ async def test_rerank_refuses_what_the_contract_does_not_allow(reranking, query,
 
 async def test_rerank_keeps_its_deadline(reranking):
     with pytest.raises(DeadlineExceeded):
-        await reranking.rerank("warm coat", ["boots " * 16_000] * 60, timeout_s=0.2)
+        await reranking.rerank("warm coat", ["boots " * 16_000] * 40, timeout_s=0.2)
     assert (await reranking.rerank("warm coat", ["boots"])).scores
 
 
