@@ -142,8 +142,14 @@ def test_queries_beyond_the_encoders_queue_are_refused_at_once(cluster):
 def test_texts_beyond_the_encoders_own_queue_are_refused_at_once(cluster):
     with cluster.beside("encoder.tight", QUEUE_TEXTS_MAX=4, WORKERS=1) as encoder:
         stubs = Stubs(encoder.address)
-        request = encoder_pb2.EncodeRequest(texts=["hat"] * 5, kind=types_pb2.TEXT_KIND_QUERY)
-        assert refused_for_now(failure_of(lambda: stubs.encoder.Encode(request, timeout=10)))
+        texts = ["a hat with a wide brim " * 20] * 5
+        request = encoder_pb2.EncodeRequest(texts=texts, kind=types_pb2.TEXT_KIND_QUERY)
+        # The first finds its lane empty and is let in; the others find it waiting.
+        calls = [stubs.encoder.Encode.future(request, timeout=60) for _ in range(12)]
+        errors = [call.exception(timeout=60) for call in calls]
+        refused = [failure_in(error) for error in errors if error is not None]
+        assert 0 < len(refused) < len(calls)
+        assert all(refused_for_now(failure) for failure in refused)
         few = encoder_pb2.EncodeRequest(texts=["hat"] * 4, kind=types_pb2.TEXT_KIND_QUERY)
         assert stubs.encoder.Encode(few, timeout=10).dim == 384
         stubs.close()
