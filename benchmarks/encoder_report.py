@@ -14,21 +14,30 @@ COLUMNS = (
     "system", "threads", "MB", "cosine", "recall@10", "ndcg@10",
     "p50 ms, 8 tokens", "p50 ms, 128 tokens", "texts/s, 32 x 32 tokens",
 )  # fmt: skip
+LINE_CHARS = 250
 
 
 def write(name: str, work: Path, entries: Sequence[Any], results: Path, images: Path) -> None:
     """Join what the phases found; print it, and write JSON, Markdown and the plot."""
     figures = joined(work, entries)
     rows = [_row(figures, key) for key in figures["systems"]]
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(rows)
     print(f"written to {write_result(f'encoder-{name}', figures, results)}")
     (work / "table.md").write_text(markdown(rows))
     print(f"Markdown in {work / 'table.md'}")
     if "grid" in figures:
         print(_plot(figures, images / f"encoder-{name}.png"))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their columns; into a file, which has no width, without breaking lines."""
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LINE_CHARS)
+    console.print(table)
 
 
 def joined(work: Path, entries: Sequence[Any]) -> dict[str, Any]:
