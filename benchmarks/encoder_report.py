@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.report import write_result
@@ -33,7 +34,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their columns; into a file, which has no width, without breaking lines."""
     table = Table(*COLUMNS)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # "[bench]" is no markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=LINE_CHARS)
