@@ -17,6 +17,7 @@ class EncoderMetrics:
     def __init__(self, rpc: RpcMetrics) -> None:
         """Register the metrics beside those of every service."""
         self._registry = rpc.registry
+        self._backlog = rpc.backlog
         self._texts = self._counter("vitrine_encoder_texts_total", "Texts or pairs run.")
         self._tokens = self._counter("vitrine_encoder_tokens_total", "Tokens run.")
         self._truncated = self._counter(
@@ -58,7 +59,10 @@ class EncoderMetrics:
         )
 
     def ended(self, lane: Lane, done: Done) -> None:
-        """Count one call's texts."""
+        """Count one call's texts, once its answer is out."""
+        self._backlog.add(self._count, lane, done)
+
+    def _count(self, lane: Lane, done: Done) -> None:
         self._texts[lane].inc(len(done.values))
         self._tokens[lane].inc(done.tokens)
         if done.truncated:

@@ -64,13 +64,16 @@ class Done:
 
 
 class PoolObserver(Protocol):
-    """Who is told what the pool does; called from worker threads."""
+    """Who is told what the pool does."""
 
     def ended(self, lane: Lane, done: Done) -> None:
-        """Tell that a call's texts are run."""
+        """Tell that a call's texts are run; on the event loop."""
 
     def dropped(self, lane: Lane, texts: int) -> None:
-        """Tell that texts will not be run, because their caller has left or their call failed."""
+        """Tell that texts will not be run, because their caller has left or their call failed.
+
+        Called from any thread.
+        """
 
 
 class WorkerPool:
@@ -294,7 +297,6 @@ class WorkerPool:
             queue_us=int((call.started_s - call.queued_s) * 1e6),
             compute_us=int((ended_s - call.started_s + call.tokenize_s) * 1e6),
         )
-        self._observer.ended(call.lane, done)
         with self._lock:
             self._send(call, done)
 
@@ -327,6 +329,8 @@ class WorkerPool:
         with self._lock:
             outcomes, self._outbox = self._outbox, []
         for call, outcome in outcomes:
+            if not isinstance(outcome, Exception):
+                self._observer.ended(call.lane, outcome)
             if call.answer.done():
                 continue
             if isinstance(outcome, Exception):

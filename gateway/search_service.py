@@ -87,7 +87,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
     async def _answer(self, plan: SearchPlan, deadline: Deadline) -> search_pb2.SearchResponse:
         answer = await self._searcher.search(plan, deadline)
         response = write_answer(answer, plan)
-        self._metrics.count_answer(answer)
+        self._metrics.backlog.add(self._metrics.count_answer, answer)
         return response
 
     def _longest_s(self, plan: SearchPlan) -> float:

@@ -75,7 +75,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         hold = self._hold(request.generation, request.encoder_id)
         queries = _or_close(hold, lambda: queries_of(request, hold.manifest))
         ran = await self._run(hold, partial(self._shard.search, hold, queries), context)
-        self._metrics.count_search(ran.result, ran.queue_s)
+        self._metrics.backlog.add(self._metrics.count_search, ran.result, ran.queue_s)
         hits = [
             hits_message(each, with_profile=query.profile)
             for each, query in zip(ran.result, request.queries, strict=True)

@@ -1,10 +1,8 @@
 """From protobuf to plain values and back, for `service.py`; refuses what is out of range."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from numpy.typing import NDArray
 
 from index_service.filter import (
     AllOf,
@@ -26,7 +24,7 @@ from index_service.holdings import Holding, State
 from index_service.query import Hits, Query
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.errors import InvalidArgument, Unimplemented
-from rpc.vectors import require_unit, unpack
+from rpc.vectors import unpack_unit
 
 QUERIES_MAX = 256
 FETCH_K_MAX = 2_000
@@ -57,13 +55,9 @@ def queries_of(request: index_pb2.IndexServiceSearchRequest, manifest: Manifest)
         Unimplemented: a mode that is not served.
     """
     require_between("queries", len(request.queries), 1, QUERIES_MAX, "queries")
-    for place, query in enumerate(request.queries):
-        _require_dense(query.mode, f"queries[{place}]")
-    embeddings = _embeddings_of(request.queries, manifest.encoder.dim)
-    schema = manifest.schema
     return [
-        _query_of(query, embedding, schema, f"queries[{place}]")
-        for place, (query, embedding) in enumerate(zip(request.queries, embeddings, strict=True))
+        _query_of(query, manifest, f"queries[{place}]")
+        for place, query in enumerate(request.queries)
     ]
 
 
@@ -140,50 +134,20 @@ def require_between(field: str, value: int, least: int, most: int, unit: str = "
         raise InvalidArgument(field, value, f"{least}..{most} {unit}".strip())
 
 
-def _embeddings_of(queries: Sequence[index_pb2.ShardQuery], dim: int) -> NDArray[np.float32]:
-    """Return all embeddings, shape (q, dim), checked together, or named one by one."""
-    for place, query in enumerate(queries):
-        if len(query.embedding) != 4 * dim:
-            raise InvalidArgument(
-                f"queries[{place}].embedding",
-                f"{len(query.embedding)} bytes",
-                f"{4 * dim} bytes, the generation's dim {dim} in float32",
-            )
-    try:
-        return _unit_rows(b"".join(query.embedding for query in queries), dim, "embedding")
-    except InvalidArgument:
-        for place, query in enumerate(queries):
-            _unit_rows(query.embedding, dim, f"queries[{place}].embedding")
-        raise
-
-
-def _unit_rows(packed: bytes, dim: int, field: str) -> NDArray[np.float32]:
-    rows = unpack(packed, dim, field)
-    require_unit(rows, field)
-    return rows
-
-
-def _query_of(
-    query: index_pb2.ShardQuery,
-    embedding: NDArray[np.float32],
-    schema: Mapping[str, AttributeKind],
-    field: str,
-) -> Query:
+def _query_of(query: index_pb2.ShardQuery, manifest: Manifest, field: str) -> Query:
+    _require_dense(query.mode, field)
+    embedding = unpack_unit(query.embedding, manifest.encoder.dim, f"{field}.embedding")
     require_between(f"{field}.fetch_k", query.fetch_k, 1, FETCH_K_MAX)
-    excluded = len(query.exclude_item_ids)
-    require_between(f"{field}.exclude_item_ids", excluded, 0, EXCLUDED_MAX, "ids")
-    ef_search = query.params.ef_search if query.params.HasField("ef_search") else None
+    excluded = tuple(query.exclude_item_ids)
+    require_between(f"{field}.exclude_item_ids", len(excluded), 0, EXCLUDED_MAX, "ids")
+    params = query.params
+    ef_search = params.ef_search if params.HasField("ef_search") else None
     if ef_search is not None:
         require_between(f"{field}.params.ef_search", ef_search, 1, EF_SEARCH_MAX)
-    has_filter = query.HasField("filter")
-    return Query(
-        embedding=embedding,
-        fetch_k=query.fetch_k,
-        filter=filter_of(query.filter, schema, f"{field}.filter") if has_filter else None,
-        ef_search=ef_search,
-        exact=query.params.exact,
-        exclude_item_ids=tuple(query.exclude_item_ids),
-    )
+    filter_ = None
+    if query.HasField("filter"):
+        filter_ = filter_of(query.filter, manifest.schema, f"{field}.filter")
+    return Query(embedding, query.fetch_k, filter_, ef_search, params.exact, excluded)
 
 
 def _require_dense(mode: int, field: str) -> None:

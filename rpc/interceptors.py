@@ -1,9 +1,8 @@
 """Where every call gets its request id, its metrics, its log line and its error status."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,6 +22,7 @@ from rpc.telemetry import (
     get_logger,
     new_request_id,
     request_id,
+    utc,
 )
 
 OUR_METHODS = "/vitrine."
@@ -41,6 +41,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._calls_in_flight_max = calls_in_flight_max
         self._in_flight = 0
         self._log = get_logger()
+        metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def intercept_service(
         self,
@@ -110,7 +111,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def _enter(self, context: Context) -> float:
         request_id.set(_request_id_of(context))
         self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
         return time.perf_counter()
 
     def _admit(self) -> None:
@@ -118,23 +118,38 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise ResourceExhausted(f"{self._calls_in_flight_max} calls are being served already")
 
     def _leave(self, method: str, started_s: float, error: BaseException | None) -> None:
-        """Make room for another call; record this one once its answer is on its way."""
+        """Make room for another call; this one is recorded once its answer is out."""
         self._in_flight -= 1
-        self._metrics.in_flight.set(self._in_flight)
-        seconds = time.perf_counter() - started_s
-        asyncio.get_running_loop().call_soon(self._record, method, seconds, error)
+        ended = Ended(method, time.perf_counter() - started_s, error, request_id.get(), time.time())
+        self._metrics.backlog.add(self._record, ended)
 
-    def _record(self, method: str, seconds: float, error: BaseException | None) -> None:
-        code = _code_of(error).name
-        self._metrics.calls.labels(method, code).inc()
-        self._metrics.latency_s.labels(method).observe(seconds)
-        fields: dict[str, Any] = {"method": method, "code": code, "ms": round(seconds * 1000, 2)}
-        if error is None:
+    def _record(self, ended: "Ended") -> None:
+        code = _code_of(ended.error).name
+        self._metrics.calls.labels(ended.method, code).inc()
+        self._metrics.latency_s.labels(ended.method).observe(ended.seconds)
+        fields: dict[str, Any] = {
+            "request_id": ended.request_id,
+            "timestamp": utc(ended.at_s),
+            "method": ended.method,
+            "code": code,
+            "ms": round(ended.seconds * 1000, 2),
+        }
+        if ended.error is None:
             self._log.info("call", **fields)
         elif code == "INTERNAL":
-            self._log.error("call", **fields, exc_info=error)
+            self._log.error("call", **fields, exc_info=ended.error)
         else:
-            self._log.info("call", **fields, error=str(error))
+            self._log.info("call", **fields, error=str(ended.error))
+
+
+class Ended(NamedTuple):
+    """A call that is over: how long it took, and when that was, in seconds since the epoch."""
+
+    method: str
+    seconds: float
+    error: BaseException | None
+    request_id: str
+    at_s: float
 
 
 def _parsed(request: bytes, read: Read) -> Any:

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any
@@ -30,6 +31,7 @@ from google.rpc import error_details_pb2  # noqa: F401  # isort: skip
 EXCHANGE_SERVICE = exchange_pb2.DESCRIPTOR.services_by_name["ExchangeService"].full_name
 
 
+@cache
 def software_version() -> str:
     """Return the version of the installed package."""
     try:
@@ -165,6 +167,7 @@ class ServiceServer:
         if self._exchange is not None:
             self._exchange.close()
         await self.grpc.stop(grace=self._settings.drain_timeout_s)
+        self._metrics.backlog.write_all()
         self._log.info("stopped")
 
     def _bind(self) -> tuple[str, Any]:

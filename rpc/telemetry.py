@@ -1,22 +1,28 @@
 """Logs and metrics: structured lines with a request id, counters by method and code."""
 
+import asyncio
 import logging
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, TextIO
 from uuid import uuid4
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 REQUEST_ID_KEY = "x-request-id"
 REQUEST_ID_CHARS_MAX = 1024
+BACKLOG_S = 0.02
 LATENCY_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
@@ -63,7 +69,8 @@ def configure_logging(role: str, level: str, log_format: str) -> None:
     ) -> MutableMapping[str, Any]:
         event["role"] = role
         if current := request_id.get():
-            event["request_id"] = current
+            event.setdefault("request_id", current)
+        event.setdefault("timestamp", utc(time.time()))
         return event
 
     to_text: Any = (
@@ -75,7 +82,6 @@ def configure_logging(role: str, level: str, log_format: str) -> None:
         processors=[
             add_origin,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             to_text,
         ],
@@ -92,11 +98,52 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
+def utc(seconds: float) -> str:
+    """Return a time since the epoch as log lines have it.
+
+    >>> utc(0.5)
+    '1970-01-01T00:00:00.500000Z'
+    """
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+class Backlog(Collector):
+    """Counts and log lines that wait until the answers they tell of are out.
+
+    A core that writes a line for one shard is a core that another shard of the same search waits
+    for. What is added is written together a moment later, and always before metrics are read.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+    def add(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Call `write` a moment later. To be used on the event loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(BACKLOG_S, self.write_all)
+        self._waiting.append((write, arguments))
+
+    def write_all(self) -> None:
+        """Write what waits, now."""
+        waiting, self._waiting = self._waiting, []
+        for write, arguments in waiting:
+            write(*arguments)
+
+    def collect(self) -> Iterable[Metric]:
+        """Bring the metrics after this one up to date; has none of its own."""
+        self.write_all()
+        return ()
+
+
 class RpcMetrics:
     """What every server counts about its calls."""
 
     def __init__(self, role: str, version: str) -> None:
         self.registry = CollectorRegistry()
+        # The first in the registry: it is read in order.
+        self.backlog = Backlog()
+        self.registry.register(self.backlog)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

@@ -7,7 +7,7 @@ import pytest
 
 from index_service.executor import SearchExecutor
 from rpc.deadlines import Deadline
-from rpc.errors import DeadlineExceeded, ResourceExhausted
+from rpc.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 
 
 class Blocking:
@@ -117,3 +117,22 @@ async def test_an_error_comes_back_and_frees_the_thread(executor):
     with pytest.raises(ValueError, match="no"):
         await executor.run(fail, soon(), lambda: None)
     assert (executor.waiting, executor.running) == (0, 0)
+
+
+async def test_a_closed_executor_drops_what_waits_and_ends_its_threads():
+    executor = SearchExecutor(threads=1, waiting_max=2)
+    work, unwanted, ended = Blocking(), Blocking(), []
+    running = asyncio.ensure_future(executor.run(work, soon(), lambda: None))
+    await started(work)
+    waiting = asyncio.ensure_future(executor.run(unwanted, soon(), lambda: ended.append(1)))
+    await asyncio.sleep(0)
+    executor.close()
+    work.go_on.set()
+    assert (await running).result == "done"
+    with pytest.raises(Unavailable, match="stopping"):
+        await waiting
+    assert ended == [1]
+    assert not unwanted.started.is_set()
+    for thread in executor.threads:
+        await asyncio.to_thread(thread.join, 30)
+        assert not thread.is_alive()

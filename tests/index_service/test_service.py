@@ -181,7 +181,7 @@ TIME.time.seconds = 10**12
 @pytest.mark.parametrize(
     ("fields", "field", "text"),
     [
-        (with_embedding([]), "embedding", "'0 bytes'; allowed 128 bytes, the generation's dim 32"),
+        (with_embedding([]), "embedding", "'0 bytes'; allowed 128 bytes, dim 32 in float32"),
         (with_embedding([1.0] * 31), "embedding", "124 bytes"),
         (with_embedding([1.0] * 64), "embedding", "256 bytes"),
         ({"embedding": b"xyz"}, "embedding", "3 bytes"),

@@ -41,13 +41,16 @@ async def test_our_error_reaches_the_caller_with_its_status_and_is_counted(serve
 
 async def test_a_bug_is_internal_and_its_text_stays_in_the_log(server):
     server.service.to_raise = ZeroDivisionError("the secret")
-    with structlog.testing.capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
-        await server.encode(metadata=((REQUEST_ID_KEY, "abc"),))
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.encode(metadata=((REQUEST_ID_KEY, "abc"),))
+        await eventually(lambda: any(log["event"] == "call" for log in logs))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "internal error; request id abc"
     assert "the secret" not in str(caught.value)
     (line,) = [log for log in logs if log["event"] == "call"]
     assert "the secret" in str(line["exc_info"])
+    assert line["request_id"] == "abc"
     assert server.count(ENCODE, "INTERNAL") == 1
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from rpc.errors import InvalidArgument
-from rpc.vectors import pack, require_unit, unit, unpack
+from rpc.vectors import pack, unit, unpack, unpack_unit
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 ROWS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=5), elements=FLOATS)
@@ -45,13 +45,28 @@ def test_zeros_have_no_direction():
 @given(arrays(np.float32, 4, elements=FLOATS).filter(np.any))
 def test_a_scaled_vector_has_length_one_and_its_direction(vector):
     scaled = unit(vector)
-    require_unit(scaled[None, :])
+    assert np.array_equal(unpack_unit(pack(scaled), 4), scaled)
     length = np.linalg.norm(vector.astype(np.float64))
     assert np.allclose(scaled * length, vector, rtol=1e-5, atol=length * 1e-6)
 
 
 def test_a_length_off_by_more_than_a_percent_is_refused_with_its_value():
-    rows = np.array([[1.0, 0.0], [0.0, 1.005]], dtype=np.float32)
-    require_unit(rows)
-    with pytest.raises(InvalidArgument, match=r"of length 1.0200"):
-        require_unit(np.array([[0.0, 1.02]], dtype=np.float32))
+    unpack_unit(pack(np.array([0.0, 1.005])), 2)
+    with pytest.raises(InvalidArgument, match=r"query is .?of length 1.0200"):
+        unpack_unit(pack(np.array([0.0, 1.02])), 2, "query")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_unit_vector_is_finite(bad):
+    with pytest.raises(InvalidArgument, match="finite"):
+        unpack_unit(pack(np.array([1.0, bad])), 2)
+
+
+def test_a_unit_vector_has_its_dim():
+    with pytest.raises(InvalidArgument, match=r"12 bytes.*8 bytes, dim 2"):
+        unpack_unit(bytes(12), 2)
+
+
+def test_values_too_large_to_square_are_finite_all_the_same():
+    rows = np.full((1, 2), 3e38, dtype=np.float32)
+    assert np.array_equal(unpack(pack(rows), 2), rows)
