@@ -8,6 +8,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from rpc.deadlines import Deadline
@@ -81,7 +82,7 @@ class Coalescer(Generic[Q, A]):
                 f"{self._waiting_max} queries wait for the {self._name} already"
             )
         loop = asyncio.get_running_loop()
-        waiter = _Waiter[Q, A](question, deadline, request_id.get(), loop.create_future())
+        waiter: _Waiter[Q, A] = _Waiter(question, deadline, request_id.get(), loop.create_future())
         self._num_waiting += 1
         self._waiting[group].append(waiter)
         # Once the loop comes round, so that questions that arrived together leave together.
@@ -109,7 +110,8 @@ class Coalescer(Generic[Q, A]):
         self._num_flying[group] += 1
         flight = asyncio.create_task(self._fly(group, waiters))
         self._flights.add(flight)
-        flight.add_done_callback(self._flights.discard)
+        # A callback, since a task that is cancelled before its first step runs no `finally`.
+        flight.add_done_callback(partial(self._land, group))
         num_asking = len(waiters)
 
         def leave(_: "asyncio.Future[A]") -> None:
@@ -137,10 +139,9 @@ class Coalescer(Generic[Q, A]):
             for waiter, answer in zip(waiters, answers, strict=True):
                 if not waiter.answer.done():
                     waiter.answer.set_result(answer)
-        finally:
-            self._land(group)
 
-    def _land(self, group: Hashable) -> None:
+    def _land(self, group: Hashable, flight: "asyncio.Task[None]") -> None:
+        self._flights.discard(flight)
         self._num_flying[group] -= 1
         if not self._num_flying[group]:
             del self._num_flying[group]

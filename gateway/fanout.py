@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 
 from gateway.cluster import Cluster
+from gateway.question import Question
 from gateway.shard_client import ShardAnswer, ShardClient
 from gateway.view import GenerationView
-from protos.vitrine.v1 import index_pb2
 from rpc.deadlines import Deadline
 from rpc.errors import (
     DeadlineExceeded,
@@ -76,11 +76,7 @@ class Coverage:
 
 
 async def ask_shards(
-    cluster: Cluster,
-    view: GenerationView,
-    encoder_id: str,
-    query: index_pb2.ShardQuery,
-    deadline: Deadline,
+    cluster: Cluster, view: GenerationView, question: Question, deadline: Deadline
 ) -> Coverage:
     """Ask every shard of a generation; those that are late or gone are part of the answer.
 
@@ -89,49 +85,70 @@ async def ask_shards(
         Unavailable: no shard answered.
         DeadlineExceeded: no shard answered in time.
     """
-    started_s = time.perf_counter()
-    asked = {
-        _ask(shard, view, encoder_id, query, deadline): shard
+    calls = {
+        shard.shard: _ask(shard, question, deadline)
         for shard in cluster.shards
         if not shard.suspended
     }
-    latencies_us: dict[int, int] = {}
-
-    def note_latency(shard: int, _: "asyncio.Future[ShardAnswer]") -> None:
-        latencies_us[shard] = int((time.perf_counter() - started_s) * 1e6)
-
-    for call, shard in asked.items():
-        call.add_done_callback(partial(note_latency, shard.shard))
+    arrivals = _Arrivals(calls)
     try:
-        if asked:
-            await asyncio.wait(asked, timeout=deadline.remaining_s())
-        outcomes = {
-            shard.shard: _outcome_of(call, shard.shard, view, latencies_us)
-            for call, shard in asked.items()
-        }
+        await arrivals.wait(deadline.remaining_s())
+        coverage = Coverage(
+            view.items_total,
+            tuple(
+                _outcome_of(calls[shard.shard], shard.shard, view, arrivals)
+                if shard.shard in calls
+                else _suspended(shard.shard, view)
+                for shard in cluster.shards
+            ),
+        )
     finally:
-        for call in asked:
+        for call in calls.values():
             call.cancel()
-    coverage = Coverage(
-        view.items_total,
-        tuple(outcomes.get(s.shard) or _suspended(s.shard, view) for s in cluster.shards),
-    )
     if any(o.state is ShardState.TIMEOUT for o in coverage.outcomes):
         cluster.look_soon()
     _require_any(coverage)
     return coverage
 
 
+class _Arrivals:
+    """Waits for calls, and notes when each came back."""
+
+    def __init__(self, calls: Mapping[int, "asyncio.Future[ShardAnswer]"]) -> None:
+        self.latencies_us: dict[int, int] = {}
+        self._started_s = time.perf_counter()
+        self._num_missing = len(calls)
+        self._over = asyncio.get_running_loop().create_future()
+        for shard, call in calls.items():
+            call.add_done_callback(partial(self._note, shard))
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when all calls are back, or when the time is over."""
+        if not self._num_missing:
+            return
+        expiry = asyncio.get_running_loop().call_later(timeout_s, self._end)
+        try:
+            await self._over
+        finally:
+            expiry.cancel()
+
+    def _note(self, shard: int, _: "asyncio.Future[ShardAnswer]") -> None:
+        self.latencies_us[shard] = int((time.perf_counter() - self._started_s) * 1e6)
+        self._num_missing -= 1
+        if not self._num_missing:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+
 def _ask(
-    shard: ShardClient,
-    view: GenerationView,
-    encoder_id: str,
-    query: index_pb2.ShardQuery,
-    deadline: Deadline,
+    shard: ShardClient, question: Question, deadline: Deadline
 ) -> "asyncio.Future[ShardAnswer]":
     """Submit the question; a refusal at the door is an outcome like any other."""
     try:
-        return shard.search(view.generation, encoder_id, query, deadline)
+        return shard.search(question, deadline)
     except VitrineError as exc:
         refused: asyncio.Future[ShardAnswer] = asyncio.get_running_loop().create_future()
         refused.set_exception(exc)
@@ -139,10 +156,7 @@ def _ask(
 
 
 def _outcome_of(
-    call: "asyncio.Future[ShardAnswer]",
-    shard: int,
-    view: GenerationView,
-    latencies_us: dict[int, int],
+    call: "asyncio.Future[ShardAnswer]", shard: int, view: GenerationView, arrivals: _Arrivals
 ) -> ShardOutcome:
     items = view.items_by_shard[shard]
     if not call.done() or call.cancelled():
@@ -150,9 +164,8 @@ def _outcome_of(
     error = call.exception()
     if error is None:
         answer = call.result()
-        return ShardOutcome(
-            shard, ShardState.OK, answer.items, latencies_us.get(shard, 0), answer=answer
-        )
+        latency_us = arrivals.latencies_us.get(shard, 0)
+        return ShardOutcome(shard, ShardState.OK, answer.items, latency_us, answer=answer)
     if not isinstance(error, VitrineError):
         raise error
     return ShardOutcome(shard, _state_of(error), items, detail=str(error), error=error)

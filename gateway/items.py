@@ -1,7 +1,7 @@
 """Items of the catalogue for results: read together, kept a while, cut to the fields asked."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from cachetools import TTLCache
 
@@ -17,6 +17,7 @@ FIELD_NAMES = ("title", "texts", "attributes", "metadata")
 MAPS = ("texts", "attributes")
 _FIELDS_MAX = 64
 _ENTRY_OVERHEAD_BYTES = 256
+_KEEP_S = 0.01
 
 
 class ItemReader:
@@ -25,6 +26,7 @@ class ItemReader:
     def __init__(self, catalog: CatalogStore, settings: GatewaySettings) -> None:
         self.hits = 0
         self.misses = 0
+        self._num_forgotten = 0
         self._catalog = catalog
         self._kept: TTLCache[str, bytes] = TTLCache(
             settings.item_cache_bytes,
@@ -57,6 +59,7 @@ class ItemReader:
 
     def forget(self) -> None:
         """Drop what is kept, so that the next reads see the catalogue as it is."""
+        self._num_forgotten += 1
         self._kept.clear()
 
     async def close(self) -> None:
@@ -67,13 +70,20 @@ class ItemReader:
     async def _read(self, _: Hashable, batch: Batch[Sequence[str]]) -> Sequence[dict[str, bytes]]:
         wanted = {item_id for item_ids in batch.questions for item_id in item_ids}
         items = await self._catalog.get_items(list(wanted))
-        for item_id, item in items.items():
-            if len(item) + _ENTRY_OVERHEAD_BYTES <= self._kept.maxsize:
-                self._kept[item_id] = item
+        # Who asked need not wait for it.
+        asyncio.get_running_loop().call_later(_KEEP_S, self._keep, items, self._num_forgotten)
         return [
             {item_id: items[item_id] for item_id in item_ids if item_id in items}
             for item_ids in batch.questions
         ]
+
+    def _keep(self, items: Mapping[str, bytes], num_forgotten: int) -> None:
+        """Keep what was read, unless it is to be forgotten already."""
+        if num_forgotten != self._num_forgotten:
+            return
+        for item_id, item in items.items():
+            if len(item) + _ENTRY_OVERHEAD_BYTES <= self._kept.maxsize:
+                self._kept[item_id] = item
 
 
 def check_fields(fields: Sequence[str]) -> None:

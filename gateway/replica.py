@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import grpc
 
 from gateway.coalesce import Batch
+from gateway.question import Question, request_of
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
 from rpc.errors import VitrineError, from_rpc_error
@@ -54,15 +55,10 @@ class Replica:
         entry = self.generations.get(generation)
         return entry is not None and entry.state == READY
 
-    async def search(
-        self, generation: int, encoder_id: str, batch: Batch[index_pb2.ShardQuery]
-    ) -> index_pb2.IndexServiceSearchResponse:
-        """Search this shard for a batch of queries, answered in order."""
-        request = index_pb2.IndexServiceSearchRequest(
-            generation=generation, encoder_id=encoder_id, queries=batch.questions
-        )
+    async def search(self, batch: Batch[Question]) -> index_pb2.IndexServiceSearchResponse:
+        """Search this shard for questions of one group, answered in order."""
         return await self._search.ask(
-            request.SerializeToString(),
+            request_of(batch.questions),
             batch.deadline.remaining_s(),
             ",".join(batch.request_ids),
         )

@@ -21,6 +21,7 @@ from gateway.like_items import embed_like
 from gateway.merge import Hits, merge
 from gateway.page_token import read_page_token, write_page_token
 from gateway.query import NO_FIELDS, TOP_K_MAX, GivenEmbedding, LikeItems, SearchPlan, TextQuery
+from gateway.question import Question
 from gateway.settings import GatewaySettings
 from gateway.stopwatch import Stopwatch
 from gateway.view import GenerationView
@@ -102,13 +103,11 @@ class Searcher:
 
         # 3. Every shard is asked for as many hits as the page's end needs.
         wanted = min(offset + plan.top_k, TOP_K_MAX)
-        question = _shard_query(plan, embedding, wanted)
+        question = Question(
+            view.generation, embedding.encoder_id, _shard_query(plan, embedding, wanted)
+        )
         coverage = await ask_shards(
-            self._cluster,
-            view,
-            embedding.encoder_id,
-            question,
-            self._shard_deadline(plan, deadline),
+            self._cluster, view, question, self._shard_deadline(plan, deadline)
         )
         _require_coverage(coverage, plan.min_coverage)
         stopwatch.lap("search")

@@ -12,6 +12,7 @@ import grpc
 from gateway.coalesce import Batch, Coalescer
 from gateway.hedging import HedgeBudget, RollingP95
 from gateway.merge import Hits
+from gateway.question import Question
 from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import index_pb2, types_pb2
@@ -35,16 +36,6 @@ class ShardAnswer:
     profile: index_pb2.ShardProfile | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Queries that may share a call: none waits for another's exact scan or filter."""
-
-    generation: int
-    encoder_id: str
-    exact: bool
-    filter: bytes
-
-
 class ShardClient:
     """Searches one shard: shares calls, retries on another replica, hedges slow calls."""
 
@@ -55,7 +46,7 @@ class ShardClient:
         self._budget = HedgeBudget()
         self._latency = RollingP95()
         self._turn = itertools.count()
-        self._calls: Coalescer[index_pb2.ShardQuery, ShardAnswer] = Coalescer(
+        self._calls: Coalescer[Question, ShardAnswer] = Coalescer(
             f"shard {shard}",
             self._search_batch,
             calls_max=1,
@@ -63,13 +54,9 @@ class ShardClient:
             waiting_max=settings.waiting_max,
         )
 
-    def search(
-        self, generation: int, encoder_id: str, query: index_pb2.ShardQuery, deadline: Deadline
-    ) -> "asyncio.Future[ShardAnswer]":
-        """Return the future answer of this shard; cancelling it withdraws the query."""
-        filter_ = query.filter.SerializeToString(deterministic=True)
-        group = _Group(generation, encoder_id, query.params.exact, filter_)
-        return self._calls.submit(query, deadline, group)
+    def search(self, question: Question, deadline: Deadline) -> "asyncio.Future[ShardAnswer]":
+        """Return the future answer of this shard; cancelling it withdraws the question."""
+        return self._calls.submit(question, deadline, question.group)
 
     async def get_embeddings(
         self, generation: int, item_ids: Sequence[str], timeout_s: float
@@ -105,14 +92,11 @@ class ShardClient:
         for replica in self.replicas:
             await replica.close()
 
-    async def _search_batch(
-        self, group: Hashable, batch: Batch[index_pb2.ShardQuery]
-    ) -> Sequence[ShardAnswer]:
-        assert isinstance(group, _Group)
+    async def _search_batch(self, _: Hashable, batch: Batch[Question]) -> Sequence[ShardAnswer]:
         started_s = time.perf_counter()
         response = await self._on_some_replica(
-            group.generation,
-            lambda replica: replica.search(group.generation, group.encoder_id, batch),
+            batch.questions[0].generation,
+            lambda replica: replica.search(batch),
             hedged=self._hedge,
         )
         self._latency.add(time.perf_counter() - started_s)
