@@ -1,7 +1,9 @@
 """Runs searches on a few threads behind a bounded queue; drops those nobody waits for.
 
-The hand-over is what every search pays twice, to a thread and back. A future of asyncio, a queue
-and one call to wake the loop cost half of what concurrent.futures with its locks does.
+The hand-over is what a search pays twice, to a thread and back, and where the interpreter's lock is
+fought over. So it is kept small: a future of asyncio, a queue, one call to wake the loop. A search
+that is over before a hand-over would be is run where it arrives, if no other runs or waits; see
+docs/adr/0016-short-searches-run-where-they-arrive.md.
 """
 
 import asyncio
@@ -84,6 +86,8 @@ class SearchExecutor:
             Thread(target=self._work, name=f"search-{number}", daemon=True)
             for number in range(threads)
         ]
+        # The loop's own thread, for short work.
+        one_thread_each()
         for thread in self.threads:
             thread.start()
 
@@ -92,6 +96,8 @@ class SearchExecutor:
         work: Callable[[Callable[[], None]], T],
         deadline: Deadline,
         at_end: Callable[[], None],
+        *,
+        short: bool = False,
     ) -> Ran[T]:
         """Run `work` on a search thread and return what it returned.
 
@@ -100,6 +106,8 @@ class SearchExecutor:
                 more.
             deadline: when the answer is of no use any more.
             at_end: called once when the work has ended, was dropped or refused; on any thread.
+            short: the work takes about a millisecond at most; the event loop runs it itself while
+                the threads have nothing to do.
 
         Raises:
             ResourceExhausted: as many calls as allowed are waiting.
@@ -108,6 +116,8 @@ class SearchExecutor:
         loop = asyncio.get_running_loop()
         ticket = Ticket(deadline)
         job = _Job(work, ticket, at_end, loop, loop.create_future(), time.perf_counter())
+        if short and not self.running and not self.waiting:
+            return self._run_here(job)
         self._submit(job)
         try:
             ran: Ran[T] = await job.answer
@@ -123,6 +133,14 @@ class SearchExecutor:
             self._closed = True
         for _ in self.threads:
             self._jobs.put(None)
+
+    def _run_here(self, job: _Job) -> Ran[Any]:
+        ran, error = self._outcome_of(job)
+        job.at_end()
+        if ran is None:
+            assert error is not None
+            raise error
+        return ran
 
     def _submit(self, job: _Job) -> None:
         """Let a call wait, if there is room; free threads are room, too."""

@@ -1,7 +1,7 @@
 """IndexService over gRPC: checks what is asked, runs it on a search thread, answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from index_service.generation.manifest import GateEntry
 from index_service.holdings import Hold
 from index_service.metrics import IndexMetrics
 from index_service.planner import PlanLimits
+from index_service.query import Query
 from index_service.recall import Measurement, probe_recall
 from index_service.shard import Arrival, Shard, Stop
 from index_service.wire import (
@@ -38,6 +39,7 @@ T = TypeVar("T")
 ITEM_IDS_MAX = 1_000
 PROBES_MAX = 1_000
 PROBES_DEFAULT = 100
+SHORT_SEARCH_US = 1_000
 _GENERATION_MAX = 2**63 - 1
 # Loading, releasing and probing take seconds; they never take a search thread.
 _ASIDE_THREADS = 4
@@ -74,7 +76,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             raise InvalidArgument("encoder_id", "empty", "the encoder of the embeddings")
         hold = self._hold(request.generation, request.encoder_id)
         queries = _or_close(hold, lambda: queries_of(request, hold.manifest))
-        ran = await self._run(hold, partial(self._shard.search, hold, queries), context)
+        search = partial(self._shard.search, hold, queries)
+        ran = await self._run(hold, search, context, short=_is_short(queries, hold.manifest.gate))
         self._metrics.backlog.add(self._metrics.count_search, ran.result, ran.queue_s)
         hits = [
             hits_message(each, with_profile=query.profile)
@@ -185,10 +188,12 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
     def _hold(self, generation: int, encoder_id: str | None = None) -> Hold:
         return self._shard.hold(_generation(generation), encoder_id)
 
-    async def _run(self, hold: Hold, work: Callable[[Stop], T], context: Context) -> Ran[T]:
+    async def _run(
+        self, hold: Hold, work: Callable[[Stop], T], context: Context, *, short: bool = False
+    ) -> Ran[T]:
         """Run work on a search thread, holding the generation until it has ended."""
         deadline = Deadline.of_call(context, self._call_timeout_s)
-        return await self._executor.run(work, deadline, at_end=hold.close)
+        return await self._executor.run(work, deadline, at_end=hold.close, short=short)
 
     async def _probe(self, hold: Hold, count: int, ef_search: int, context: Context) -> Measurement:
         ticket = Ticket(Deadline.of_call(context, self._call_timeout_s))
@@ -246,6 +251,14 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self._metrics.show_holdings(self._shard.holdings())
         if self.on_change is not None:
             await self.on_change(self._shard.ready)
+
+
+def _is_short(queries: Sequence[Query], gate: GateEntry) -> bool:
+    """Tell whether a search is expected to be over in a millisecond: one walk along the graph."""
+    if len(queries) > 1 or queries[0].exact or queries[0].filter is not None:
+        return False
+    ef_search = max(queries[0].ef_search or gate.ef_search, queries[0].fetch_k)
+    return gate.search_p50_us * max(1.0, ef_search / max(1, gate.ef_search)) <= SHORT_SEARCH_US
 
 
 def _or_close(hold: Hold, read: Callable[[], T]) -> T:

@@ -41,6 +41,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._calls_in_flight_max = calls_in_flight_max
         self._in_flight = 0
         self._log = get_logger()
+        self._wrapped: dict[str, Any] = {}
         metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def intercept_service(
@@ -49,10 +50,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Return the method's handler, wrapped."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if (wrapped := self._wrapped.get(method)) is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(OUR_METHODS):
             return handler
+        self._wrapped[method] = wrapped = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         # Requests come as bytes: a parser that fails inside gRPC answers UNKNOWN, with its text.
         read = handler.request_deserializer
         if handler.unary_unary is not None:

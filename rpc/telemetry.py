@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 REQUEST_ID_KEY = "x-request-id"
 REQUEST_ID_CHARS_MAX = 1024
-BACKLOG_S = 0.02
+BACKLOG_S = 0.1
 LATENCY_BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip

@@ -136,3 +136,34 @@ async def test_a_closed_executor_drops_what_waits_and_ends_its_threads():
     for thread in executor.threads:
         await asyncio.to_thread(thread.join, 30)
         assert not thread.is_alive()
+
+
+async def test_short_work_runs_where_it_arrives_while_the_threads_have_nothing_to_do(executor):
+    here, ended = threading.get_ident(), []
+    ran = await executor.run(
+        lambda stop: threading.get_ident(), soon(), lambda: ended.append(1), short=True
+    )
+    assert ran.result == here
+    assert ended == [1]
+    work = Blocking()
+    running = asyncio.ensure_future(executor.run(work, soon(), lambda: None))
+    await started(work)
+    waiting = asyncio.ensure_future(
+        executor.run(lambda stop: threading.get_ident(), soon(), lambda: None, short=True)
+    )
+    await asyncio.sleep(0)
+    work.go_on.set()
+    await running
+    assert (await waiting).result != here
+
+
+async def test_short_work_that_fails_or_is_late_lets_go_too(executor):
+    def fail(stop):
+        raise ValueError("no")
+
+    ended = []
+    with pytest.raises(ValueError, match="no"):
+        await executor.run(fail, soon(), lambda: ended.append(1), short=True)
+    with pytest.raises(DeadlineExceeded, match="waiting for a search thread"):
+        await executor.run(fail, Deadline.after(0), lambda: ended.append(2), short=True)
+    assert ended == [1, 2]
