@@ -47,7 +47,14 @@ async def serve(settings: IndexSettings) -> None:
     metrics.watch(
         "vitrine_index_calls_waiting", "Calls waiting for a thread.", lambda: executor.waiting
     )
-    service = IndexService(shard, executor, metrics, plan_limits, settings.search_timeout_s)
+    service = IndexService(
+        shard,
+        executor,
+        metrics,
+        plan_limits,
+        settings.search_timeout_s,
+        settings.short_search_us,
+    )
 
     async def describe() -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 """IndexService over gRPC: checks what is asked, runs it on a search thread, answers."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -39,7 +40,6 @@ T = TypeVar("T")
 ITEM_IDS_MAX = 1_000
 PROBES_MAX = 1_000
 PROBES_DEFAULT = 100
-SHORT_SEARCH_US = 1_000
 _GENERATION_MAX = 2**63 - 1
 # Loading, releasing and probing take seconds; they never take a search thread.
 _ASIDE_THREADS = 4
@@ -55,12 +55,14 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         metrics: IndexMetrics,
         plan_limits: PlanLimits,
         call_timeout_s: float,
+        short_search_us: int = 0,
     ) -> None:
         self._shard = shard
         self._executor = executor
         self._metrics = metrics
         self._plan_limits = plan_limits
         self._call_timeout_s = call_timeout_s
+        self._short_search_us = short_search_us
         self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "aside", initializer=one_thread_each)
         self._moves: set[asyncio.Task[Any]] = set()
         self._process = psutil.Process()
@@ -77,7 +79,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         hold = self._hold(request.generation, request.encoder_id)
         queries = _or_close(hold, lambda: queries_of(request, hold.manifest))
         search = partial(self._shard.search, hold, queries)
-        ran = await self._run(hold, search, context, short=_is_short(queries, hold.manifest.gate))
+        short = _expected_us(queries, hold.manifest.gate) <= self._short_search_us
+        ran = await self._run(hold, search, context, short=short)
         self._metrics.backlog.add(self._metrics.count_search, ran.result, ran.queue_s)
         hits = [
             hits_message(each, with_profile=query.profile)
@@ -253,12 +256,12 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             await self.on_change(self._shard.ready)
 
 
-def _is_short(queries: Sequence[Query], gate: GateEntry) -> bool:
-    """Tell whether a search is expected to be over in a millisecond: one walk along the graph."""
+def _expected_us(queries: Sequence[Query], gate: GateEntry) -> float:
+    """Return how long one query's walk along the graph takes, by the gate; all else is long."""
     if len(queries) > 1 or queries[0].exact or queries[0].filter is not None:
-        return False
+        return math.inf
     ef_search = max(queries[0].ef_search or gate.ef_search, queries[0].fetch_k)
-    return gate.search_p50_us * max(1.0, ef_search / max(1, gate.ef_search)) <= SHORT_SEARCH_US
+    return gate.search_p50_us * max(1.0, ef_search / max(1, gate.ef_search))
 
 
 def _or_close(hold: Hold, read: Callable[[], T]) -> T:

@@ -40,6 +40,12 @@ class IndexSettings(ServiceSettings):
     search_threads: int = Field(
         1, ge=1, le=256, description="Searches at once; each runs on one core."
     )
+    short_search_us: int = Field(
+        1_000,
+        ge=0,
+        description="A query without filter whose search takes at most this long by the "
+        "generation's gate is searched where it arrives, while no other is; 0 hands over each.",
+    )
     queue_max: int = Field(
         256, ge=1, description="Calls that may wait for a search thread; more are refused at once."
     )

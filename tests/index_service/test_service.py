@@ -1,6 +1,7 @@
 """IndexService over a real server: what is asked badly is refused by name."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import grpc
@@ -9,6 +10,7 @@ import orjson
 import pytest
 
 from index_service.executor import SearchExecutor
+from index_service.generation.manifest import read_manifest
 from index_service.holdings import State
 from index_service.metrics import IndexMetrics
 from index_service.planner import PlanLimits
@@ -57,11 +59,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(home, tmp_path, waiting_max=8):
+async def running(home, tmp_path, waiting_max=8, short_search_us=0):
     metrics = IndexMetrics("shard-0", "test")
     shard = open_shard(home)
     executor = SearchExecutor(1, waiting_max)
-    service = IndexService(shard, executor, metrics, PlanLimits(), 30.0)
+    service = IndexService(shard, executor, metrics, PlanLimits(), 30.0, short_search_us)
     announced = tmp_path / "announced.json"
     settings = ServiceSettings(announce_file=announced, log_level="error")
 
@@ -115,6 +117,10 @@ def keyword(attribute, value):
 
 
 EXACT = types_pb2.SearchParams(exact=True)
+
+
+def wider(ef_search):
+    return types_pb2.SearchParams(ef_search=ef_search)
 
 
 async def test_a_search_answers_each_query_in_order(service, published):
@@ -416,6 +422,35 @@ class Blocked:
     async def __aexit__(self, *_):
         self._go_on.set()
         await self._running
+
+
+async def test_only_a_lone_short_search_runs_where_it_arrives(published, tmp_path, monkeypatch):
+    gate = read_manifest(published[0] / "generations" / "000001").gate
+    longest_us = int(2 * gate.search_p50_us) + 1
+    async with running(published[0], tmp_path, short_search_us=longest_us) as service:
+        here, threads, search = threading.get_ident(), [], service.shard.search
+
+        def noted(*arguments):
+            threads.append(threading.get_ident())
+            return search(*arguments)
+
+        monkeypatch.setattr(service.shard, "search", noted)
+        lone = a_query(published)
+        answer = await service.stub.Search(a_search(lone))
+        assert threads == [here]
+        others = (
+            a_search(lone, lone),
+            a_search(a_query(published, params=EXACT)),
+            a_search(a_query(published, filter=keyword("brand", "Acme"))),
+            a_search(a_query(published, params=wider(3 * gate.ef_search))),
+            a_search(a_query(published, fetch_k=3 * gate.ef_search)),
+        )
+        for request in others:
+            await service.stub.Search(request)
+        assert here not in threads[1:]
+        assert len(threads) == 1 + len(others)
+        handed_over = await service.stub.Search(a_search(lone, lone))
+        assert answer.hits[0].dense == handed_over.hits[0].dense
 
 
 async def test_calls_beyond_the_queue_are_refused_at_once(published, tmp_path):
