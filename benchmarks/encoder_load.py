@@ -94,8 +94,10 @@ async def overhead(address: str, bundle: str, texts: list[str], rounds: int) -> 
     """Return Encode, encoding in this process and an empty RPC, in turn, for every text."""
     from encoder_service.bundle import load_bundle
     from encoder_service.encoder import load_encoder
+    from encoder_service.layout import Layout
 
-    local = load_encoder(load_bundle(Path(bundle)))
+    # The service's own layout, so that what is left is what gRPC and the queue add.
+    local = load_encoder(load_bundle(Path(bundle)), Layout.AUTO)
     local.warm()
     spent: dict[str, list[float]] = {"empty_rpc": [], "in_process": [], "encode": []}
     ratios = []
