@@ -1,6 +1,5 @@
 """One shard's files of one generation: graph, vectors, ids, attributes. Never changes."""
 
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from index_service.generation.manifest import (
 )
 from index_service.graph import Graph
 from index_service.halffloat import to_float32
+from index_service.item_ids import ItemIds
 from index_service.scan import scan
 from index_service.scoring import Halves, Rows, Scores, score
 from rpc.errors import DataLoss
@@ -88,7 +88,7 @@ class Segment:
         self._graph = graph
         self._copies = copies
         self._halves = halves
-        self._item_ids = item_ids
+        self._names = ItemIds(item_ids)
         self._attributes = attributes
         self._matches: OrderedDict[Filter, Matches] = OrderedDict()
         self._matches_max = filters_cached_max
@@ -191,15 +191,11 @@ class Segment:
 
     def item_ids(self, rows: Rows) -> list[str]:
         """Return the ids of rows."""
-        ids: list[str] = self._item_ids.take(pa.array(rows)).to_pylist()
-        return ids
+        return self._names.of(rows)
 
     def row_of(self, item_id: str) -> int | None:
         """Return the row of an item; None when it is not on this shard."""
-        row = bisect_left(range(self.items), item_id, key=lambda each: self._item_ids[each].as_py())
-        if row < self.items and self._item_ids[row].as_py() == item_id:
-            return row
-        return None
+        return self._names.row_of(item_id)
 
 
 def map_halves(path: Path, items: int, dim: int) -> Halves:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from index_service.executor import Ran, SearchExecutor, Ticket, one_thread_each
 from index_service.generation.manifest import GateEntry
 from index_service.holdings import Hold
 from index_service.metrics import IndexMetrics
-from index_service.planner import PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.recall import Measurement, probe_recall
 from index_service.shard import Arrival, Shard, Stop
 from index_service.wire import (
@@ -163,8 +164,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             require_between("ef_search", request.ef_search, 1, EF_SEARCH_MAX)
         with self._hold(request.generation) as hold:
             gate = hold.manifest.gate
-            ef_search = request.ef_search if asked else gate.ef_search
-            measured = await self._probe(hold, count, ef_search, context)
+            effort = replace(gate.effort, ef_search=request.ef_search) if asked else gate.effort
+            measured = await self._probe(hold, count, effort, context)
         self._metrics.show_recall(request.generation, measured.ann_recall_at_10)
         return index_pb2.ProbeRecallResponse(measured=gate_message(_gate_of(measured, gate)))
 
@@ -190,7 +191,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         deadline = Deadline.of_call(context, self._call_timeout_s)
         return await self._executor.run(work, deadline, at_end=hold.close)
 
-    async def _probe(self, hold: Hold, count: int, ef_search: int, context: Context) -> Measurement:
+    async def _probe(self, hold: Hold, count: int, effort: Effort, context: Context) -> Measurement:
         ticket = Ticket(Deadline.of_call(context, self._call_timeout_s))
         ticket.started = True
         probing = asyncio.get_running_loop().run_in_executor(
@@ -198,7 +199,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             probe_recall,
             hold.segment,
             hold.probes[:count],
-            ef_search,
+            effort,
             self._plan_limits,
             ticket.check,
         )
@@ -266,7 +267,8 @@ def _gate_of(measured: Measurement, gate: GateEntry) -> GateEntry:
     return GateEntry(
         ann_recall_at_10=measured.ann_recall_at_10,
         required_ann_recall_at_10=gate.required_ann_recall_at_10,
-        ef_search=measured.ef_search,
+        ef_search=measured.effort.ef_search,
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
+        rescored=measured.effort.rescored,
     )

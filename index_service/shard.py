@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from index_service.generation.manifest import PROBES_FILE, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
-from index_service.planner import Demand, Plan, PlanLimits, SearchPath, plan, wider
+from index_service.planner import Demand, Effort, Plan, PlanLimits, SearchPath, plan, wider
 from index_service.query import Hits, Profile, Query
 from index_service.scoring import Rows, Scores, best
 from index_service.segment import Matches, Segment
@@ -58,8 +58,8 @@ class Shard:
 
     def search(self, hold: Hold, queries: Sequence[Query], stop: Stop) -> list[Hits]:
         """Return each query's best hits in a generation that is held meanwhile."""
-        default_ef_search = hold.manifest.gate.ef_search
-        return search_segment(hold.segment, queries, default_ef_search, self._plan_limits, stop)
+        effort = hold.manifest.gate.effort
+        return search_segment(hold.segment, queries, effort, self._plan_limits, stop)
 
     def hold(self, generation: int, encoder_id: str | None = None) -> Hold:
         """Keep a generation from being dropped; the caller closes the hold.
@@ -147,7 +147,7 @@ class Shard:
         probes = np.load(folder / PROBES_FILE, allow_pickle=False)
         warming = probes[: self._limits.warm_probes_max]
         queries = [Query(embedding=probe, fetch_k=10) for probe in warming]
-        search_segment(segment, queries, manifest.gate.ef_search, self._plan_limits, _never)
+        search_segment(segment, queries, manifest.gate.effort, self._plan_limits, _never)
         warm_s = time.perf_counter()
         return Arrival(
             Loaded(manifest, segment, probes), _us(loaded_s - started_s), _us(warm_s - loaded_s)
@@ -157,13 +157,13 @@ class Shard:
 def search_segment(
     segment: Segment,
     queries: Sequence[Query],
-    default_ef_search: int,
+    effort: Effort,
     limits: PlanLimits,
     stop: Stop,
 ) -> list[Hits]:
     """Return each query's best hits, by score descending, then item_id ascending."""
     # 1. Which rows may be hits: filters give exact counts, and with them the way to search.
-    searches = [_begin(segment, query, default_ef_search, limits) for query in queries]
+    searches = [_begin(segment, query, effort, limits) for query in queries]
     unfinished = searches
     while unfinished:
         for together in _by_way(unfinished):
@@ -208,7 +208,7 @@ class _Search:
         return len(self.rows) < min(self.query.fetch_k, self.matched - len(self.excluded))
 
 
-def _begin(segment: Segment, query: Query, default_ef_search: int, limits: PlanLimits) -> _Search:
+def _begin(segment: Segment, query: Query, effort: Effort, limits: PlanLimits) -> _Search:
     """Count what may be a hit, and choose the way."""
     started_s = time.perf_counter()
     matches = segment.matches(query.filter) if query.filter is not None else None
@@ -216,7 +216,7 @@ def _begin(segment: Segment, query: Query, default_ef_search: int, limits: PlanL
     excluded = _excluded_rows(segment, query.exclude_item_ids, matches)
     demand = Demand(
         wanted=query.fetch_k + len(excluded),
-        ef_search=query.ef_search or default_ef_search,
+        effort=replace(effort, ef_search=query.ef_search) if query.ef_search else effort,
         exact=query.exact,
     )
     chosen = plan(demand, segment.items, None if matches is None else matched, limits)

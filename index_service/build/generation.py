@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from index_service.build.gate import EF_SEARCH_GRID, GateTask, choose, measure_shard
+from index_service.build.gate import ShardsMeasured, choose
 from index_service.build.projection import fit
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
@@ -170,12 +170,8 @@ def _measure(
     workers: Workers, work: WorkFolder, staging: Path, rows: Sequence[Rows], required_recall: float
 ) -> GateEntry:
     """Measure the gate; a generation below it is published all the same, and says so."""
-    tasks = [
-        GateTask(staging, shard, len(own_rows), work.encoder.dim)
-        for shard, own_rows in enumerate(rows)
-    ]
-    searches = len(tasks) * len(work.probes()) * len(EF_SEARCH_GRID)
-    gate = choose(workers.run(measure_shard, tasks, "measure recall", searches), required_recall)
+    items = [len(own_rows) for own_rows in rows]
+    gate = choose(ShardsMeasured(workers, staging, items, work.encoder.dim), required_recall)
     if not gate.passed:
         sys.stderr.write(
             f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "

@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from index_service.build.columns import arrow_schema, columns
+from index_service.build.neighbourhood import neighbourhood
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Advance
-from index_service.copies import first_rows, nodes_of
+from index_service.copies import first_rows, nodes_of, renumbered
 from index_service.generation.manifest import (
     ATTRIBUTES_FILE,
     GRAPH_FILE,
@@ -75,9 +76,9 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     _write_vectors(task, part / VECTORS_FILE)
     halves = map_halves(part / VECTORS_FILE, len(task.rows), task.work.encoder.dim)
     nodes = nodes_of(halves)
+    graph, order = build_graph(halves, first_rows(nodes), task.parameters, task.projection, advance)
     with _durable(part / NODES_FILE) as file:
-        file.write(nodes.astype("<u4").tobytes())
-    graph = build_graph(halves, first_rows(nodes), task.parameters, task.projection, advance)
+        file.write(renumbered(nodes, order).astype("<u4").tobytes())
     # Copies are not in the graph, but they are done.
     advance(len(task.rows) - graph.ntotal)
     with _durable(part / GRAPH_FILE) as file:
@@ -94,8 +95,10 @@ def build_graph(
     parameters: IndexParameters,
     projection: NDArray[np.float32] | None,
     advance: Advance,
-) -> Any:
+) -> tuple[Any, Rows]:
     """Return an HNSW graph over 8-bit codes of some rows; the same vectors give the same graph.
+
+    Its nodes are in the order of `neighbourhood`, so that a search reads memory that lies together.
 
     Args:
         halves: shape (items, dim).
@@ -103,6 +106,9 @@ def build_graph(
         parameters: m, ef_construction and seed.
         projection: shape (dim, code_dim), what vectors are multiplied by before they are coded.
         advance: told of the rows added.
+
+    Returns:
+        The graph, and for each node the place of its row in `rows`.
     """
     graph = faiss.IndexHNSWSQ(
         halves.shape[1] if projection is None else projection.shape[1],
@@ -116,7 +122,9 @@ def build_graph(
     for block in _blocks(len(rows)):
         graph.add(_projected(halves[rows[block]], projection))
         advance(block.stop - block.start)
-    return graph if projection is None else _behind(projection, graph)
+    order = neighbourhood(graph.hnsw, len(rows))
+    graph.permute_entries(order)
+    return graph if projection is None else _behind(projection, graph), order
 
 
 def _projected(halves: Halves, projection: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -123,7 +123,7 @@ def changed(generation, **changes):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format_version": 3}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
+    [{"format_version": 4}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
 )
 def test_another_format_is_refused_and_named(home, generation, change):
     [name] = change
