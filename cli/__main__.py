@@ -104,6 +104,14 @@ def build(
     required_recall: Annotated[
         float | None, typer.Option(help="Least ann_recall@10 to promote with.")
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Try values of --m and --code-dim on a sample, build with the fastest that "
+            "reaches the recall; tuning.json and tuning.png of the generation show the curves.",
+        ),
+    ] = False,
     force_reason: Annotated[
         str, typer.Option(help="Why it is promoted although its recall is below that.")
     ] = "",
@@ -127,6 +135,7 @@ def build(
         ef_construction=ef_construction,
         code_dim=code_dim,
         required_recall=required_recall,
+        tune=tune,
         promote=promote,
         force_reason=force_reason,
     )

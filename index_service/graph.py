@@ -51,6 +51,11 @@ class Graph:
             raise DataLoss(str(path), f"is not an HNSW graph over vectors of dim {dim}")
         return cls(hnsw, projection)
 
+    @classmethod
+    def of(cls, index: Any) -> "Graph":
+        """Return a graph that was built in this process."""
+        return cls(*_parts(index))
+
     def search(
         self,
         queries: NDArray[np.float32],

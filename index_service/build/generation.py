@@ -20,6 +20,7 @@ from index_service.build.gate import ShardsMeasured, choose
 from index_service.build.projection import fit
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
+from index_service.build.tune import PLOT_FILE, TUNING_FILE, tune
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Workers, available_cores, single_threaded
 from index_service.generation.manifest import (
@@ -44,6 +45,7 @@ from rpc.files import replace_file, sync_folder
 from rpc.server import software_version
 from rpc.terminal import CommandError
 
+DEFAULT_M = 32
 # Below this a single process is done before others have started.
 _ITEMS_FOR_PROCESSES = 4_000
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,12 +56,14 @@ class BuildSettings:
     """What a generation is to be like."""
 
     num_shards: int
-    m: int = 32
+    m: int = DEFAULT_M
     ef_construction: int = 200
     code_dim: int | None = None
     """Dimensions of a code; None for as few as keep nearly all of every vector."""
     required_recall: float = 0.99
     seed: int = 1
+    tune: bool = False
+    """Try setups on a sample first, and take m and code_dim from the best."""
 
     @property
     def parameters(self) -> IndexParameters:
@@ -78,6 +82,9 @@ class Built:
     bytes: int
     ann_recall_at_10: float
     ef_search: int
+    rescored: int
+    m: int
+    code_dim: int
 
 
 def build_generation(work_dir: Path, generations: Path, settings: BuildSettings) -> Built:
@@ -91,10 +98,13 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
     started_s = time.perf_counter()
     work = WorkFolder.open(work_dir)
     generations.mkdir(parents=True, exist_ok=True)
+    settings = _tuned(work, settings)
     staging = generations / f".building-{_key(work, settings)}"
     with _alone(generations), _enough_room(staging):
         staging.mkdir(exist_ok=True)
         manifest = _make(work, staging, settings, published_generations(generations))
+        if settings.tune:
+            _keep_tuning(work, staging)
         _publish(staging, generations, manifest)
     return Built(
         generation=manifest.generation,
@@ -104,14 +114,39 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
         bytes=manifest.size_bytes,
         ann_recall_at_10=manifest.gate.ann_recall_at_10,
         ef_search=manifest.gate.ef_search,
+        rescored=manifest.gate.rescored,
+        m=manifest.index.m,
+        code_dim=manifest.index.code_dim or manifest.encoder.dim,
     )
+
+
+def _tuned(work: WorkFolder, settings: BuildSettings) -> BuildSettings:
+    """Return the settings with the setup that did best on a sample, if that is asked for."""
+    if not settings.tune or not work.items:
+        return settings
+    with Workers(_processes(work)) as workers:
+        tuning = tune(
+            work, workers, settings.ef_construction, settings.seed, settings.required_recall
+        )
+    return replace(settings, m=tuning.chosen.m, code_dim=tuning.chosen.code_dim)
+
+
+def _keep_tuning(work: WorkFolder, staging: Path) -> None:
+    """Copy what tuning found beside the manifest, for people; shards do not need it."""
+    for name in (TUNING_FILE, PLOT_FILE):
+        if (work.folder / name).exists():
+            shutil.copyfile(work.folder / name, staging / name)
+
+
+def _processes(work: WorkFolder) -> int:
+    return available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
 
 
 def _make(
     work: WorkFolder, staging: Path, settings: BuildSettings, published: Sequence[int]
 ) -> Manifest:
     """Write everything but the manifest into the staging folder; return the manifest."""
-    processes = available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
+    processes = _processes(work)
     projection = _projection(work, settings.code_dim)
     with Workers(processes) as workers:
         # 1. Which shard each row belongs to, and which attributes there are.
