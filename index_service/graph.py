@@ -24,7 +24,7 @@ class Graph:
                 as many dimensions as vectors.
         """
         self._hnsw = hnsw
-        self._projection = projection
+        self.projection = projection
         self.num_nodes: int = hnsw.ntotal
 
     @classmethod
@@ -72,8 +72,8 @@ class Graph:
             allowed: one bit a node, least significant first; None for all.
         """
         parameters = _unfiltered(ef_search) if allowed is None else _filtered(ef_search, allowed)
-        if self._projection is not None:
-            queries = queries @ self._projection
+        if self.projection is not None:
+            queries = queries @ self.projection
         _, nodes = self._hnsw.search(queries, k, params=parameters)
         # Where too few are found, -1 fills the end.
         return [found if found[-1] >= 0 else found[found >= 0] for found in nodes]

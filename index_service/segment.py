@@ -110,8 +110,8 @@ class Segment:
         Raises:
             DataLoss: a file cannot be read, or has another number of rows.
         """
-        table = _read_table(files / ATTRIBUTES_FILE)
-        item_ids = _read_item_ids(files / ITEM_IDS_FILE)
+        table = read_table(files / ATTRIBUTES_FILE)
+        item_ids = read_item_ids(files / ITEM_IDS_FILE)
         graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
         halves = map_halves(files / VECTORS_FILE, items, dim)
         nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
@@ -213,12 +213,18 @@ def map_halves(path: Path, items: int, dim: int) -> Halves:
     return np.memmap(path, dtype="<f2", mode="r", shape=(items, dim)).view(np.ndarray)
 
 
-def _read_item_ids(path: Path) -> pa.Array:
-    column = _read_table(path).column("item_id")
+def read_item_ids(path: Path) -> pa.Array:
+    """Map a file of ids, a string each."""
+    column = read_table(path).column("item_id")
     return column.chunk(0) if column.num_chunks else pa.array([], type=pa.string())
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """Map an Arrow file.
+
+    Raises:
+        DataLoss: it is none.
+    """
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as exc:

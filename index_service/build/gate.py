@@ -1,5 +1,6 @@
 """The gate: the least effort that finds what must be found, measured before publishing."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,17 @@ def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
+    )
+
+
+def warn_below(gate: GateEntry) -> None:
+    """Say that a generation is below its gate; it is published all the same."""
+    if gate.passed:
+        return
+    sys.stderr.write(
+        f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
+        f"below the required {gate.required_ann_recall_at_10}; promoting this generation will be "
+        "refused. Build again with a larger --ef-construction or --m\n"
     )
 
 
