@@ -28,7 +28,7 @@ from index_service.wire import (
 )
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc
 from rpc.deadlines import Deadline
-from rpc.errors import InvalidArgument, VitrineError
+from rpc.errors import DataLoss, InvalidArgument, VitrineError
 from rpc.interceptors import Context
 from rpc.server import software_version
 from rpc.telemetry import get_logger
@@ -224,7 +224,20 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
                 "loaded", generation=generation, load_us=arrival.load_us, warm_us=arrival.warm_us
             )
         await self._tell()
+        if arrival.load_us and self._shard.verifies_late:
+            self._start(self._verify_late(generation))
         return arrival
+
+    async def _verify_late(self, generation: int) -> None:
+        """Check what is served already, and let go of it when it is damaged."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._aside, self._shard.verify_late, generation)
+        except DataLoss as exc:
+            self._log.error("a generation is damaged", generation=generation, error=str(exc))
+            await self._release(generation)
+        except VitrineError as exc:
+            self._log.info("not verified", generation=generation, error=str(exc))
 
     async def _release(self, generation: int) -> bool:
         loop = asyncio.get_running_loop()
@@ -236,12 +249,16 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
     async def _move(self, moving: Awaitable[T]) -> T:
         """Await a load or release that ends even if its caller leaves."""
+        return await asyncio.shield(self._start(moving))
+
+    def _start(self, moving: Awaitable[T]) -> "asyncio.Task[T]":
+        """Start what `close` waits for."""
         task: asyncio.Task[T] = asyncio.ensure_future(moving)
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
         # Looked at here, so that asyncio does not complain when the caller has left.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        return await asyncio.shield(task)
+        return task
 
     async def _tell(self) -> None:
         self._metrics.show_holdings(self._shard.holdings())
