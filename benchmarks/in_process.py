@@ -26,7 +26,7 @@ class InProcess:
         generations = home / "generations"
         folder = generations / f"{read_active(str(generations)).generation:06d}"
         manifest = read_manifest(folder)
-        self.ef_search = manifest.gate.ef_search
+        self.effort = manifest.gate.effort
         self.items = manifest.items
         self.encoder: Encoder = load_encoder(
             load_bundle(home / "bundles" / manifest.encoder.encoder_id)
@@ -46,7 +46,7 @@ class InProcess:
         """Return the best hits for a text."""
         query = Query(embedding=self.encoder.encode([text])[0], fetch_k=top_k)
         found = (
-            search_segment(segment, [query], self.ef_search, self._limits, _never)[0]
+            search_segment(segment, [query], self.effort, self._limits, _never)[0]
             for segment in self._segments
         )
         return merge((Hits(tuple(f.item_ids), tuple(f.scores.tolist())) for f in found), top_k)

@@ -105,7 +105,7 @@ async def measure(
     return {
         "items": local.items,
         "shards": len(addresses) - 2,
-        "ef_search": local.ef_search,
+        "ef_search": local.effort.ef_search,
         "ann_recall_at_10": recall,
         "searches": rounds * each,
         "us": {name: spread(values) for name, values in times_us.items()},

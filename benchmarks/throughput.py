@@ -71,7 +71,7 @@ def measure(home: Path, address: str, options: argparse.Namespace) -> dict[str, 
     return {
         "items": local.items,
         "shards": len(process_addresses(home)) - 2,
-        "ef_search": local.ef_search,
+        "ef_search": local.effort.ef_search,
         "ann_recall_at_10": recall,
         "rounds": rounds,
         "seconds_a_phase": seconds,

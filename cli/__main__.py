@@ -19,6 +19,8 @@ from cli.demo import DemoOptions, run_demo
 from cli.doctor import DEFAULT_PORT, examine
 from cli.home import DEFAULT_HOME, Home, HomeOption
 from cli.processes import read_state
+from cli.reshard import ReshardOptions
+from cli.reshard import reshard as reshard_generation
 from cli.search import SearchOptions, print_json, print_response
 from cli.search import search as send_search
 from cli.status import describe
@@ -104,6 +106,14 @@ def build(
     required_recall: Annotated[
         float | None, typer.Option(help="Least ann_recall@10 to promote with.")
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Try values of --m and --code-dim on a sample, build with the fastest that "
+            "reaches the recall; tuning.json and tuning.png of the generation show the curves.",
+        ),
+    ] = False,
     force_reason: Annotated[
         str, typer.Option(help="Why it is promoted although its recall is below that.")
     ] = "",
@@ -127,6 +137,7 @@ def build(
         ef_construction=ef_construction,
         code_dim=code_dim,
         required_recall=required_recall,
+        tune=tune,
         promote=promote,
         force_reason=force_reason,
     )
@@ -139,6 +150,29 @@ def build(
     typer.echo(
         f"generation {report.generation} is built with encoder {report.encoder_id}; {promoted}"
     )
+
+
+@app.command(epilog="Example: vitrine reshard --home .vitrine --shards 8")
+def reshard(
+    shards: Annotated[int, typer.Option(min=1, max=1024, help="Cut the index into so many.")],
+    home: HomeOption = DEFAULT_HOME,
+    generation: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Which generation; default: the promoted one.")
+    ] = 0,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Let the next `vitrine up` serve it.")
+    ] = False,
+    force_reason: Annotated[
+        str, typer.Option(help="Why it is promoted although its recall is below its gate.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Cut a generation into another number of shards, as a new one; nothing is embedded again.
+
+    Run it again after an interruption: it goes on where it stopped.
+    """
+    options = ReshardOptions(shards, generation, promote, force_reason)
+    show(reshard_generation(Home.at(home), options), as_json=as_json)
 
 
 @app.command(epilog="Example: vitrine up --home .vitrine --port 7700 --detach")

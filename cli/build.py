@@ -46,6 +46,7 @@ class BuildOptions:
     ef_construction: int | None = None
     code_dim: int | None = None
     required_recall: float | None = None
+    tune: bool = False
     promote: bool = False
     force_reason: str = ""
 
@@ -209,7 +210,7 @@ def _index_options(options: BuildOptions) -> list[str]:
         "--code-dim": options.code_dim,
         "--required-recall": options.required_recall,
     }
-    return command_line(given)
+    return [*command_line(given), *(["--tune"] if options.tune else [])]
 
 
 def _require_files(files: Sequence[Path]) -> None:

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from index_service.executor import SearchExecutor
 from index_service.generation.verify import Verification
+from index_service.memory import MemoryBudget
 from index_service.metrics import IndexMetrics
 from index_service.planner import PlanLimits
 from index_service.service import IndexService
@@ -42,10 +43,17 @@ async def serve(settings: IndexSettings) -> None:
         warm_probes_max=settings.warm_probes_max,
     )
     store = GenerationStore(settings.generations, settings.cache_dir)
-    shard = Shard(settings.shard, store, Verification(settings.verify), limits, plan_limits)
+    budget = MemoryBudget(settings.memory_budget_bytes)
+    verification = Verification(settings.verify)
+    shard = Shard(settings.shard, store, verification, limits, plan_limits, budget)
     executor = SearchExecutor(settings.search_threads, settings.queue_max)
     metrics.watch(
         "vitrine_index_calls_waiting", "Calls waiting for a thread.", lambda: executor.waiting
+    )
+    metrics.watch(
+        "vitrine_index_memory_estimated_bytes",
+        "Memory that the generations held may take, mapped files not counted.",
+        lambda: budget.held_bytes,
     )
     service = IndexService(
         shard,

@@ -39,21 +39,22 @@ class Copies:
         """Group rows by node.
 
         Args:
-            nodes: the node of each row, shape (items,).
+            nodes: the node of each row, shape (items,), every node from 0 to the largest at least
+                once.
         """
         counts = np.bincount(nodes)
         self.num_nodes = len(counts)
         self._nodes = nodes
         self._has_copies = self.num_nodes < len(nodes)
+        # 32 bits: these stay in memory.
+        self._rows = np.argsort(nodes, kind="stable").astype(np.uint32)
         if self._has_copies:
-            self._counts = counts
-            self._starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-            self._rows = np.argsort(nodes, kind="stable")
+            self._starts = np.concatenate(([0], np.cumsum(counts))).astype(np.uint32)
 
     def mask_of_nodes(self, rows: Mask) -> Mask:
         """Return which nodes have at least one of the rows in a mask."""
         if not self._has_copies:
-            return rows
+            return rows[self._rows]
         mask = np.zeros(self.num_nodes, dtype=bool)
         mask[self._nodes[rows]] = True
         return mask
@@ -65,15 +66,28 @@ class Copies:
         first rows come first.
         """
         if not self._has_copies:
-            return nodes
-        counts = self._counts[nodes]
+            return self._rows[nodes].astype(np.int64)
+        starts = self._starts[nodes].astype(np.int64)
+        counts = self._starts[nodes + 1] - starts
         ends = np.cumsum(counts)
         begins = ends - counts
         places = np.arange(counts.sum()) - np.repeat(begins, counts)
-        rows: Rows = self._rows[np.repeat(self._starts[nodes], counts) + places]
+        rows: Rows = self._rows[np.repeat(starts, counts) + places].astype(np.int64)
         good = np.ones(len(rows), dtype=bool) if allowed is None else allowed[rows]
         # How many allowed rows of the same node come before.
         before = np.cumsum(good) - good
         within = before - np.repeat(before[begins], counts)
         kept: Rows = rows[good & (within < most)]
         return kept
+
+
+def renumbered(nodes: Nodes, order: Rows) -> Nodes:
+    """Return the node of each row once node `order[n]` is called n.
+
+    >>> renumbered(np.array([0, 1, 0, 2], dtype=np.uint32), np.array([2, 0, 1])).tolist()
+    [1, 2, 1, 0]
+    """
+    names = np.empty(len(order), dtype=np.uint32)
+    names[order] = np.arange(len(order), dtype=np.uint32)
+    renamed: Nodes = names[nodes]
+    return renamed

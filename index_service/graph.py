@@ -1,5 +1,6 @@
 """HNSW over 8-bit codes: finds candidates, which full vectors then score."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Graph:
                 as many dimensions as vectors.
         """
         self._hnsw = hnsw
-        self._projection = projection
+        self.projection = projection
         self.num_nodes: int = hnsw.ntotal
 
     @classmethod
@@ -50,6 +51,11 @@ class Graph:
             raise DataLoss(str(path), f"is not an HNSW graph over vectors of dim {dim}")
         return cls(hnsw, projection)
 
+    @classmethod
+    def of(cls, index: Any) -> "Graph":
+        """Return a graph that was built in this process."""
+        return cls(*_parts(index))
+
     def search(
         self,
         queries: NDArray[np.float32],
@@ -65,15 +71,30 @@ class Graph:
             ef_search: candidates kept while searching.
             allowed: one bit a node, least significant first; None for all.
         """
-        parameters = faiss.SearchParametersHNSW(
-            # Always both: parameters with a selector alone would search with efSearch 16.
-            efSearch=ef_search,
-            sel=None if allowed is None else faiss.IDSelectorBitmap(allowed),
-        )
-        if self._projection is not None:
-            queries = queries @ self._projection
+        parameters = _unfiltered(ef_search) if allowed is None else _filtered(ef_search, allowed)
+        if self.projection is not None:
+            queries = queries @ self.projection
         _, nodes = self._hnsw.search(queries, k, params=parameters)
-        return [found[found >= 0] for found in nodes]
+        # Where too few are found, -1 fills the end.
+        return [found if found[-1] >= 0 else found[found >= 0] for found in nodes]
+
+
+@lru_cache(maxsize=64)
+def _unfiltered(ef_search: int) -> Any:
+    """Return parameters of a search of all nodes.
+
+    The heap without a bound is the faster one, but knows no selector. Source:
+    index_service/LOG.md, entry 5.
+    """
+    return faiss.SearchParametersHNSW(efSearch=ef_search, bounded_queue=False)
+
+
+def _filtered(ef_search: int, allowed: NDArray[np.uint8]) -> Any:
+    """Return parameters of a search of some nodes.
+
+    Always both: parameters with a selector alone would search with efSearch 16.
+    """
+    return faiss.SearchParametersHNSW(efSearch=ef_search, sel=faiss.IDSelectorBitmap(allowed))
 
 
 def _parts(index: Any) -> tuple[Any, NDArray[np.float32] | None]:

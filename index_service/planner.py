@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+_HITS_MEASURED = 10
+
 
 class SearchPath(StrEnum):
     """How candidates are found."""
@@ -29,10 +31,25 @@ class PlanLimits:
     """From this share of matching rows on, the graph is searched as without a filter."""
     ef_filtered_max: int = 2_048
     """Cap on ef_search raised for a filter."""
-    rescored_min: int = 64
-    """Least candidates rescored with full vectors."""
-    rescored_per_hit: int = 4
-    """Candidates rescored for each hit wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard the searches of a generation try, as its gate measured."""
+
+    ef_search: int
+    rescored: int = 64
+    """Candidates rescored with full vectors for ten hits; in proportion for more."""
+
+    def candidates(self, wanted: int) -> int:
+        """Return how many candidates are rescored for so many hits.
+
+        >>> Effort(ef_search=256, rescored=24).candidates(10)
+        24
+        >>> Effort(ef_search=256, rescored=24).candidates(100)
+        240
+        """
+        return max(self.rescored, -(-wanted * self.rescored // _HITS_MEASURED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +58,7 @@ class Demand:
 
     wanted: int
     """Candidates needed: the hits asked for, and those that will be dropped."""
-    ef_search: int
+    effort: Effort
     exact: bool
 
 
@@ -63,9 +80,9 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
 
     Source: the order of the rules and their thresholds are the design's, section 6.
 
-    >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, None, PlanLimits()).path
+    >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, None, PlanLimits()).path
     <SearchPath.HNSW: 'hnsw'>
-    >>> plan(Demand(wanted=10, ef_search=64, exact=False), 100_000, 500, PlanLimits()).path
+    >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, 500, PlanLimits()).path
     <SearchPath.EXACT_FILTERED: 'exact_filtered'>
     """
     filtered = matched is not None and matched < items
@@ -73,14 +90,12 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
         return Plan(SearchPath.EMPTY)
     if demand.exact:
         return exactly(filtered)
-    ef_search = max(demand.ef_search, demand.wanted)
+    ef_search = max(demand.effort.ef_search, demand.wanted)
     if not filtered:
         # With as many candidates as rows, the graph costs more than the scan.
-        return (
-            exactly(filtered)
-            if ef_search >= items
-            else _graph(SearchPath.HNSW, ef_search, demand, limits)
-        )
+        if ef_search >= items:
+            return exactly(filtered)
+        return _graph(SearchPath.HNSW, ef_search, demand)
     assert matched is not None
     if matched <= limits.exact_rows_max:
         return exactly(filtered)
@@ -88,7 +103,7 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
     if selectivity < limits.graph_selectivity_min:
         raised = min(int(ef_search / selectivity), limits.ef_filtered_max)
         ef_search = max(ef_search, raised)
-    return _graph(SearchPath.HNSW_FILTERED, ef_search, demand, limits)
+    return _graph(SearchPath.HNSW_FILTERED, ef_search, demand)
 
 
 def wider(before: Plan, limits: PlanLimits) -> Plan:
@@ -104,6 +119,6 @@ def exactly(filtered: bool) -> Plan:
     return Plan(SearchPath.EXACT_FILTERED if filtered else SearchPath.EXACT_SCAN)
 
 
-def _graph(path: SearchPath, ef_search: int, demand: Demand, limits: PlanLimits) -> Plan:
-    enough = max(limits.rescored_min, limits.rescored_per_hit * demand.wanted)
+def _graph(path: SearchPath, ef_search: int, demand: Demand) -> Plan:
+    enough = demand.effort.candidates(demand.wanted)
     return Plan(path, ef_search, candidates=min(ef_search, enough))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index_service.planner import PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.query import Query
 from index_service.segment import Segment
 from index_service.shard import Stop, search_segment
@@ -19,10 +19,10 @@ ScoreTable = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Recall and time of one ef_search over some probes."""
+    """Recall and time of one effort over some probes."""
 
     ann_recall_at_10: float
-    ef_search: int
+    effort: Effort
     probes: int
     search_p50_us: float
 
@@ -30,16 +30,16 @@ class Measurement:
 def probe_recall(
     segment: Segment,
     probes: NDArray[np.float32],
-    ef_search: int,
+    effort: Effort,
     limits: PlanLimits,
     stop: Stop,
 ) -> Measurement:
     """Measure ann_recall@10 of one shard against exact search."""
     exact = exact_scores(segment, probes, limits, stop)
-    found, seconds = approximate_scores(segment, probes, ef_search, limits, stop)
+    found, seconds = approximate_scores(segment, probes, effort, limits, stop)
     return Measurement(
         ann_recall_at_10=share_found(exact, found),
-        ef_search=ef_search,
+        effort=effort,
         probes=len(probes),
         search_p50_us=median_us(seconds),
     )
@@ -50,13 +50,15 @@ def exact_scores(
 ) -> ScoreTable:
     """Return the scores of the exact best hits."""
     queries = [Query(embedding=probe, fetch_k=RECALL_K, exact=True) for probe in probes]
-    return _table([hits.scores for hits in search_segment(segment, queries, 1, limits, stop)])
+    return _table(
+        [hits.scores for hits in search_segment(segment, queries, Effort(1), limits, stop)]
+    )
 
 
 def approximate_scores(
     segment: Segment,
     probes: NDArray[np.float32],
-    ef_search: int,
+    effort: Effort,
     limits: PlanLimits,
     stop: Stop,
 ) -> tuple[ScoreTable, NDArray[np.float64]]:
@@ -66,7 +68,7 @@ def approximate_scores(
     for number, probe in enumerate(probes):
         query = Query(embedding=probe, fetch_k=RECALL_K)
         started_s = time.perf_counter()
-        [hits] = search_segment(segment, [query], ef_search, limits, stop)
+        [hits] = search_segment(segment, [query], effort, limits, stop)
         seconds[number] = time.perf_counter() - started_s
         found.append(hits.scores)
     return _table(found), seconds

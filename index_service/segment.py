@@ -1,6 +1,5 @@
 """One shard's files of one generation: graph, vectors, ids, attributes. Never changes."""
 
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from index_service.generation.manifest import (
 )
 from index_service.graph import Graph
 from index_service.halffloat import to_float32
+from index_service.item_ids import ItemIds
 from index_service.scan import scan
 from index_service.scoring import Halves, Rows, Scores, score
 from rpc.errors import DataLoss
@@ -88,7 +88,7 @@ class Segment:
         self._graph = graph
         self._copies = copies
         self._halves = halves
-        self._item_ids = item_ids
+        self._names = ItemIds(item_ids)
         self._attributes = attributes
         self._matches: OrderedDict[Filter, Matches] = OrderedDict()
         self._matches_max = filters_cached_max
@@ -110,8 +110,8 @@ class Segment:
         Raises:
             DataLoss: a file cannot be read, or has another number of rows.
         """
-        table = _read_table(files / ATTRIBUTES_FILE)
-        item_ids = _read_item_ids(files / ITEM_IDS_FILE)
+        table = read_table(files / ATTRIBUTES_FILE)
+        item_ids = read_item_ids(files / ITEM_IDS_FILE)
         graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
         halves = map_halves(files / VECTORS_FILE, items, dim)
         nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
@@ -191,15 +191,11 @@ class Segment:
 
     def item_ids(self, rows: Rows) -> list[str]:
         """Return the ids of rows."""
-        ids: list[str] = self._item_ids.take(pa.array(rows)).to_pylist()
-        return ids
+        return self._names.of(rows)
 
     def row_of(self, item_id: str) -> int | None:
         """Return the row of an item; None when it is not on this shard."""
-        row = bisect_left(range(self.items), item_id, key=lambda each: self._item_ids[each].as_py())
-        if row < self.items and self._item_ids[row].as_py() == item_id:
-            return row
-        return None
+        return self._names.row_of(item_id)
 
 
 def map_halves(path: Path, items: int, dim: int) -> Halves:
@@ -217,12 +213,18 @@ def map_halves(path: Path, items: int, dim: int) -> Halves:
     return np.memmap(path, dtype="<f2", mode="r", shape=(items, dim)).view(np.ndarray)
 
 
-def _read_item_ids(path: Path) -> pa.Array:
-    column = _read_table(path).column("item_id")
+def read_item_ids(path: Path) -> pa.Array:
+    """Map a file of ids, a string each."""
+    column = read_table(path).column("item_id")
     return column.chunk(0) if column.num_chunks else pa.array([], type=pa.string())
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """Map an Arrow file.
+
+    Raises:
+        DataLoss: it is none.
+    """
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except pa.ArrowInvalid as exc:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from index_service.executor import Ran, SearchExecutor, Ticket, one_thread_each
 from index_service.generation.manifest import GateEntry
 from index_service.holdings import Hold
 from index_service.metrics import IndexMetrics
-from index_service.planner import PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.query import Query
 from index_service.recall import Measurement, probe_recall
 from index_service.shard import Arrival, Shard, Stop
@@ -29,7 +30,7 @@ from index_service.wire import (
 )
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc
 from rpc.deadlines import Deadline
-from rpc.errors import InvalidArgument, VitrineError
+from rpc.errors import DataLoss, InvalidArgument, VitrineError
 from rpc.interceptors import Context
 from rpc.server import software_version
 from rpc.telemetry import get_logger
@@ -169,8 +170,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             require_between("ef_search", request.ef_search, 1, EF_SEARCH_MAX)
         with self._hold(request.generation) as hold:
             gate = hold.manifest.gate
-            ef_search = request.ef_search if asked else gate.ef_search
-            measured = await self._probe(hold, count, ef_search, context)
+            effort = replace(gate.effort, ef_search=request.ef_search) if asked else gate.effort
+            measured = await self._probe(hold, count, effort, context)
         self._metrics.show_recall(request.generation, measured.ann_recall_at_10)
         return index_pb2.ProbeRecallResponse(measured=gate_message(_gate_of(measured, gate)))
 
@@ -198,7 +199,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         deadline = Deadline.of_call(context, self._call_timeout_s)
         return await self._executor.run(work, deadline, at_end=hold.close, short=short)
 
-    async def _probe(self, hold: Hold, count: int, ef_search: int, context: Context) -> Measurement:
+    async def _probe(self, hold: Hold, count: int, effort: Effort, context: Context) -> Measurement:
         ticket = Ticket(Deadline.of_call(context, self._call_timeout_s))
         ticket.started = True
         probing = asyncio.get_running_loop().run_in_executor(
@@ -206,7 +207,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             probe_recall,
             hold.segment,
             hold.probes[:count],
-            ef_search,
+            effort,
             self._plan_limits,
             ticket.check,
         )
@@ -231,7 +232,20 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
                 "loaded", generation=generation, load_us=arrival.load_us, warm_us=arrival.warm_us
             )
         await self._tell()
+        if arrival.load_us and self._shard.verifies_late:
+            self._start(self._verify_late(generation))
         return arrival
+
+    async def _verify_late(self, generation: int) -> None:
+        """Check what is served already, and let go of it when it is damaged."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._aside, self._shard.verify_late, generation)
+        except DataLoss as exc:
+            self._log.error("a generation is damaged", generation=generation, error=str(exc))
+            await self._release(generation)
+        except VitrineError as exc:
+            self._log.info("not verified", generation=generation, error=str(exc))
 
     async def _release(self, generation: int) -> bool:
         loop = asyncio.get_running_loop()
@@ -243,12 +257,16 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
     async def _move(self, moving: Awaitable[T]) -> T:
         """Await a load or release that ends even if its caller leaves."""
+        return await asyncio.shield(self._start(moving))
+
+    def _start(self, moving: Awaitable[T]) -> "asyncio.Task[T]":
+        """Start what `close` waits for."""
         task: asyncio.Task[T] = asyncio.ensure_future(moving)
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
         # Looked at here, so that asyncio does not complain when the caller has left.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        return await asyncio.shield(task)
+        return task
 
     async def _tell(self) -> None:
         self._metrics.show_holdings(self._shard.holdings())
@@ -282,7 +300,8 @@ def _gate_of(measured: Measurement, gate: GateEntry) -> GateEntry:
     return GateEntry(
         ann_recall_at_10=measured.ann_recall_at_10,
         required_ann_recall_at_10=gate.required_ann_recall_at_10,
-        ef_search=measured.ef_search,
+        ef_search=measured.effort.ef_search,
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
+        rescored=measured.effort.rescored,
     )

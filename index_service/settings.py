@@ -29,9 +29,16 @@ class IndexSettings(ServiceSettings):
     cache_dir: Path = Field(
         Path(".vitrine/cache"), description="Where files of a generations URL are copied to."
     )
-    verify: Literal["full", "size"] = Field(
+    verify: Literal["full", "sampled", "lazy", "size"] = Field(
         "full",
-        description="Check before serving: full compares SHA-256, size compares sizes alone.",
+        description="Check before serving: full compares the SHA-256 of every file, sampled of one "
+        "chosen at random, lazy of every file once it is served, size compares sizes alone.",
+    )
+    memory_budget_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that all generations held may take, files that are mapped not counted; "
+        "0 for what machine and container have left. A generation that needs more is refused.",
     )
     generations_max: int = Field(
         4, ge=1, description="Generations held at once; loading a further one is refused."

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from index_service.generation.manifest import PROBES_FILE, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
-from index_service.planner import Demand, Plan, PlanLimits, SearchPath, plan, wider
+from index_service.memory import MemoryBudget, needed_bytes
+from index_service.planner import Demand, Effort, Plan, PlanLimits, SearchPath, plan, wider
 from index_service.query import Hits, Profile, Query
 from index_service.scoring import Rows, Scores, best
 from index_service.segment import Matches, Segment
@@ -48,18 +49,20 @@ class Shard:
         verification: Verification,
         limits: ShardLimits,
         plan_limits: PlanLimits,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self.number = number
         self._store = store
         self._verification = verification
         self._limits = limits
         self._plan_limits = plan_limits
+        self.budget = budget or MemoryBudget()
         self._holdings = Holdings(limits.generations_max)
 
     def search(self, hold: Hold, queries: Sequence[Query], stop: Stop) -> list[Hits]:
         """Return each query's best hits in a generation that is held meanwhile."""
-        default_ef_search = hold.manifest.gate.ef_search
-        return search_segment(hold.segment, queries, default_ef_search, self._plan_limits, stop)
+        effort = hold.manifest.gate.effort
+        return search_segment(hold.segment, queries, effort, self._plan_limits, stop)
 
     def hold(self, generation: int, encoder_id: str | None = None) -> Hold:
         """Keep a generation from being dropped; the caller closes the hold.
@@ -89,13 +92,14 @@ class Shard:
             NotFound: there is no such generation.
             DataLoss: a file differs from what the manifest promises.
             FailedPrecondition: SHARD_MISMATCH or GENERATION_FORMAT.
-            ResourceExhausted: too many generations are here.
+            ResourceExhausted: too many generations are here, or memory is short.
         """
         if loaded := self._holdings.begin(generation):
             return Arrival(loaded)
         try:
             arrival = self._bring(generation)
         except BaseException:
+            self.budget.free(generation)
             self._holdings.give_up(generation)
             raise
         self._holdings.finish(generation, arrival.loaded)
@@ -103,7 +107,26 @@ class Shard:
 
     def release(self, generation: int) -> bool:
         """Drop a generation once the searches that hold it have ended; False when not here."""
-        return self._holdings.release(generation)
+        released = self._holdings.release(generation)
+        if released:
+            self.budget.free(generation)
+        return released
+
+    def verify_late(self, generation: int) -> None:
+        """Check the files of a generation that was served before they were checked.
+
+        Raises:
+            DataLoss: a file differs from what the manifest promises.
+            VitrineError: it is not here any more.
+        """
+        with self.hold(generation):
+            folder, manifest = self._store.fetch(generation, self.number)
+            verify(folder, manifest, self.number, Verification.FULL)
+
+    @property
+    def verifies_late(self) -> bool:
+        """Tell whether generations are served before their checksums are checked."""
+        return self._verification is Verification.LAZY
 
     def holdings(self) -> list[Holding]:
         """Return the generations here, coming and going, by number."""
@@ -128,13 +151,16 @@ class Shard:
                 expected=f"0..{manifest.num_shards - 1}",
                 got=self.number,
             )
-        # 2. They are what the manifest promises; a damaged copy is fetched anew next time.
+        # 2. There is memory for it beside those that are here.
+        needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
+        self.budget.reserve(generation, needed)
+        # 3. They are what the manifest promises; a damaged copy is fetched anew next time.
         try:
             verify(folder, manifest, self.number, self._verification)
         except DataLoss as exc:
             self._store.forget(exc.file)
             raise
-        # 3. They are mapped, not read: memory is shared with the page cache.
+        # 4. They are mapped, not read: memory is shared with the page cache.
         segment = Segment.open(
             folder / shard_folder(self.number),
             manifest.shards[self.number].items,
@@ -143,11 +169,11 @@ class Shard:
             self._limits.filters_cached_max,
         )
         loaded_s = time.perf_counter()
-        # 4. Probe queries walk the graph, so that the first caller finds it in memory.
+        # 5. Probe queries walk the graph, so that the first caller finds it in memory.
         probes = np.load(folder / PROBES_FILE, allow_pickle=False)
         warming = probes[: self._limits.warm_probes_max]
         queries = [Query(embedding=probe, fetch_k=10) for probe in warming]
-        search_segment(segment, queries, manifest.gate.ef_search, self._plan_limits, _never)
+        search_segment(segment, queries, manifest.gate.effort, self._plan_limits, _never)
         warm_s = time.perf_counter()
         return Arrival(
             Loaded(manifest, segment, probes), _us(loaded_s - started_s), _us(warm_s - loaded_s)
@@ -157,13 +183,13 @@ class Shard:
 def search_segment(
     segment: Segment,
     queries: Sequence[Query],
-    default_ef_search: int,
+    effort: Effort,
     limits: PlanLimits,
     stop: Stop,
 ) -> list[Hits]:
     """Return each query's best hits, by score descending, then item_id ascending."""
     # 1. Which rows may be hits: filters give exact counts, and with them the way to search.
-    searches = [_begin(segment, query, default_ef_search, limits) for query in queries]
+    searches = [_begin(segment, query, effort, limits) for query in queries]
     unfinished = searches
     while unfinished:
         for together in _by_way(unfinished):
@@ -208,7 +234,7 @@ class _Search:
         return len(self.rows) < min(self.query.fetch_k, self.matched - len(self.excluded))
 
 
-def _begin(segment: Segment, query: Query, default_ef_search: int, limits: PlanLimits) -> _Search:
+def _begin(segment: Segment, query: Query, effort: Effort, limits: PlanLimits) -> _Search:
     """Count what may be a hit, and choose the way."""
     started_s = time.perf_counter()
     matches = segment.matches(query.filter) if query.filter is not None else None
@@ -216,7 +242,7 @@ def _begin(segment: Segment, query: Query, default_ef_search: int, limits: PlanL
     excluded = _excluded_rows(segment, query.exclude_item_ids, matches)
     demand = Demand(
         wanted=query.fetch_k + len(excluded),
-        ef_search=query.ef_search or default_ef_search,
+        effort=replace(effort, ef_search=query.ef_search) if query.ef_search else effort,
         exact=query.exact,
     )
     chosen = plan(demand, segment.items, None if matches is None else matched, limits)

@@ -1,6 +1,7 @@
-"""The gate: the smallest ef_search that finds what must be found, measured before publishing."""
+"""The gate: the least effort that finds what must be found, measured before publishing."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index_service.build.workers import Advance
+from index_service.build.workers import Advance, Workers
 from index_service.generation.manifest import PROBES_FILE, GateEntry, shard_folder
-from index_service.planner import PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.recall import (
+    Measurement,
     ScoreTable,
     approximate_scores,
     exact_scores,
@@ -21,62 +23,168 @@ from index_service.recall import (
 )
 from index_service.segment import Segment
 
-EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Where recall is measured first."""
+
+EF_SEARCH_STEPS = 8
+"""Into how many steps the stretch between too little and enough is cut then."""
+
+RESCORED_GRID = (12, 16, 20, 24, 28, 32, 40, 48, 64)
+"""How many candidates may be rescored; the last is used to find ef_search."""
+
+RECALL_SPARED = 0.0005
+"""Recall that fewer rescored candidates may cost, above the required one."""
+
+Measure = Callable[[Sequence[Effort]], list[Measurement]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GateTask:
-    """One shard to measure."""
+    """One shard to measure, and how hard its searches try."""
 
     staging: Path
     shard: int
     items: int
     dim: int
+    efforts: tuple[Effort, ...]
+    exact: ScoreTable | None = None
+    """What exact search finds, once it is known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardScores:
-    """What exact search and each ef_search of the grid found on one shard."""
+    """What exact search and each effort found on one shard."""
 
     exact: ScoreTable
     found: list[ScoreTable]
     seconds: list[NDArray[np.float64]]
 
 
+class ShardsMeasured:
+    """Measures recall of a whole search: of the best ten over all shards, not of each its own."""
+
+    def __init__(self, workers: Workers, staging: Path, items: Sequence[int], dim: int) -> None:
+        """Measure nothing yet.
+
+        Args:
+            workers: who searches.
+            staging: the folder of the generation in the making.
+            items: how many each shard has.
+            dim: length of a vector.
+        """
+        self._workers = workers
+        self._staging = staging
+        self._items = items
+        self._dim = dim
+        self._exact: list[ScoreTable] | None = None
+
+    def __call__(self, efforts: Sequence[Effort]) -> list[Measurement]:
+        """Search every shard with every probe at each effort, one query at a time."""
+        tasks = [
+            GateTask(
+                self._staging,
+                shard,
+                items,
+                self._dim,
+                tuple(efforts),
+                self._exact[shard] if self._exact else None,
+            )
+            for shard, items in enumerate(self._items)
+        ]
+        scores = self._workers.run(
+            measure_shard, tasks, "measure recall", len(tasks) * len(efforts)
+        )
+        self._exact = [each.exact for each in scores]
+        return [_measurement(scores, number, effort) for number, effort in enumerate(efforts)]
+
+
 def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
-    """Search one shard with every probe, exactly and at every ef_search, one query at a time."""
+    """Search one shard with every probe, exactly and at every effort, one query at a time."""
     files = task.staging / shard_folder(task.shard)
     segment = Segment.open(files, task.items, task.dim, faiss.__version__)
     probes = np.load(task.staging / PROBES_FILE)
     limits = PlanLimits()
-    exact = exact_scores(segment, probes, limits, _never)
+    exact = task.exact
+    if exact is None:
+        exact = exact_scores(segment, probes, limits, _never)
     found, seconds = [], []
-    for ef_search in EF_SEARCH_GRID:
-        table, times = approximate_scores(segment, probes, ef_search, limits, _never)
+    for effort in task.efforts:
+        table, times = approximate_scores(segment, probes, effort, limits, _never)
         found.append(table)
         seconds.append(times)
-        advance(len(probes))
+        advance(1)
     return ShardScores(exact, found, seconds)
 
 
-def choose(measured: Sequence[ShardScores], required_recall: float) -> GateEntry:
-    """Return the gate at the smallest ef_search that reaches the recall, or at the largest one.
+def choose(measure: Measure, required_recall: float) -> GateEntry:
+    """Return the gate at the least effort that reaches the recall, or at the largest one."""
+    # 1. Between which two of the grid enough is found for the first time.
+    most = RESCORED_GRID[-1]
+    coarse = measure([Effort(ef_search, most) for ef_search in EF_SEARCH_GRID])
+    enough = first_reaching(coarse, required_recall)
+    # 2. Where between them.
+    if steps := _between(enough.effort.ef_search):
+        fine = measure([Effort(ef_search, most) for ef_search in steps])
+        enough = first_reaching([*fine, enough], required_recall)
+    # 3. How few candidates need be rescored there.
+    ef_search = enough.effort.ef_search
+    fewer = measure([Effort(ef_search, rescored) for rescored in RESCORED_GRID])
+    spared = max(required_recall, fewer[-1].ann_recall_at_10 - RECALL_SPARED)
+    return gate_of(first_reaching(fewer, spared), required_recall)
 
-    Recall is that of a whole search: of the best ten over all shards, not of each shard's own.
-    """
-    exact = merge_tables([scores.exact for scores in measured])
-    recalls = [
-        share_found(exact, merge_tables([scores.found[number] for scores in measured]))
-        for number in range(len(EF_SEARCH_GRID))
-    ]
-    reaching = (number for number, recall in enumerate(recalls) if recall >= required_recall)
-    number = next(reaching, len(EF_SEARCH_GRID) - 1)
+
+def first_reaching(measured: Sequence[Measurement], required: float) -> Measurement:
+    """Return the first that reaches a recall, or the last."""
+    reaching = (each for each in measured if each.ann_recall_at_10 >= required)
+    return next(reaching, measured[-1])
+
+
+def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
+    """Return what a manifest says of a measurement."""
     return GateEntry(
-        ann_recall_at_10=recalls[number],
+        ann_recall_at_10=measured.ann_recall_at_10,
         required_ann_recall_at_10=required_recall,
-        ef_search=EF_SEARCH_GRID[number],
+        ef_search=measured.effort.ef_search,
+        probes=measured.probes,
+        search_p50_us=measured.search_p50_us,
+        rescored=measured.effort.rescored,
+    )
+
+
+def warn_below(gate: GateEntry) -> None:
+    """Say that a generation is below its gate; it is published all the same."""
+    if gate.passed:
+        return
+    sys.stderr.write(
+        f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
+        f"below the required {gate.required_ann_recall_at_10}; promoting this generation will be "
+        "refused. Build again with a larger --ef-construction or --m\n"
+    )
+
+
+def _between(ef_search: int) -> list[int]:
+    """Return values between a value of the grid and the one before it.
+
+    >>> _between(256)
+    [200, 208, 216, 224, 232, 240, 248]
+    >>> _between(16)
+    []
+    """
+    place = EF_SEARCH_GRID.index(ef_search)
+    if not place:
+        return []
+    values = np.linspace(EF_SEARCH_GRID[place - 1], ef_search, EF_SEARCH_STEPS + 1)
+    return sorted({round(value) for value in values[1:-1].tolist()})
+
+
+def _measurement(scores: Sequence[ShardScores], number: int, effort: Effort) -> Measurement:
+    exact = merge_tables([each.exact for each in scores])
+    found = merge_tables([each.found[number] for each in scores])
+    return Measurement(
+        ann_recall_at_10=share_found(exact, found),
+        effort=effort,
         probes=len(exact),
-        search_p50_us=median_us(np.concatenate([scores.seconds[number] for scores in measured])),
+        search_p50_us=median_us(np.concatenate([each.seconds[number] for each in scores])),
     )
 
 

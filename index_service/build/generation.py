@@ -1,12 +1,9 @@
 """How a generation is made: aside, shard by shard, measured, and published in one step."""
 
-import errno
-import fcntl
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,37 +13,34 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from index_service.build.gate import EF_SEARCH_GRID, GateTask, choose, measure_shard
+from index_service.build.gate import ShardsMeasured, choose, warn_below
 from index_service.build.projection import fit
+from index_service.build.publish import alone, enough_room, publish, shard_entries
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
+from index_service.build.tune import PLOT_FILE, TUNING_FILE, tune
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Workers, available_cores, single_threaded
 from index_service.generation.manifest import (
     BUCKET_HASH,
     FORMAT_VERSION,
     INDEX_KIND,
-    MANIFEST_FILE,
     PROBES_FILE,
     AttributeEntry,
     GateEntry,
     IndexParameters,
     Manifest,
-    ShardEntry,
-    generation_folder,
     published_generations,
-    shard_folder,
 )
 from index_service.generation.verify import entry_of
 from index_service.scoring import Rows
 from rpc.buckets import NUM_BUCKETS
-from rpc.files import replace_file, sync_folder
 from rpc.server import software_version
 from rpc.terminal import CommandError
 
+DEFAULT_M = 32
 # Below this a single process is done before others have started.
 _ITEMS_FOR_PROCESSES = 4_000
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +48,14 @@ class BuildSettings:
     """What a generation is to be like."""
 
     num_shards: int
-    m: int = 32
+    m: int = DEFAULT_M
     ef_construction: int = 200
     code_dim: int | None = None
     """Dimensions of a code; None for as few as keep nearly all of every vector."""
     required_recall: float = 0.99
     seed: int = 1
+    tune: bool = False
+    """Try setups on a sample first, and take m and code_dim from the best."""
 
     @property
     def parameters(self) -> IndexParameters:
@@ -78,6 +74,9 @@ class Built:
     bytes: int
     ann_recall_at_10: float
     ef_search: int
+    rescored: int
+    m: int
+    code_dim: int
 
 
 def build_generation(work_dir: Path, generations: Path, settings: BuildSettings) -> Built:
@@ -91,11 +90,14 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
     started_s = time.perf_counter()
     work = WorkFolder.open(work_dir)
     generations.mkdir(parents=True, exist_ok=True)
+    settings = _tuned(work, settings)
     staging = generations / f".building-{_key(work, settings)}"
-    with _alone(generations), _enough_room(staging):
+    with alone(generations), enough_room(staging):
         staging.mkdir(exist_ok=True)
         manifest = _make(work, staging, settings, published_generations(generations))
-        _publish(staging, generations, manifest)
+        if settings.tune:
+            _keep_tuning(work, staging)
+        publish(staging, generations, manifest)
     return Built(
         generation=manifest.generation,
         items=manifest.items,
@@ -104,14 +106,39 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
         bytes=manifest.size_bytes,
         ann_recall_at_10=manifest.gate.ann_recall_at_10,
         ef_search=manifest.gate.ef_search,
+        rescored=manifest.gate.rescored,
+        m=manifest.index.m,
+        code_dim=manifest.index.code_dim or manifest.encoder.dim,
     )
+
+
+def _tuned(work: WorkFolder, settings: BuildSettings) -> BuildSettings:
+    """Return the settings with the setup that did best on a sample, if that is asked for."""
+    if not settings.tune or not work.items:
+        return settings
+    with Workers(_processes(work)) as workers:
+        tuning = tune(
+            work, workers, settings.ef_construction, settings.seed, settings.required_recall
+        )
+    return replace(settings, m=tuning.chosen.m, code_dim=tuning.chosen.code_dim)
+
+
+def _keep_tuning(work: WorkFolder, staging: Path) -> None:
+    """Copy what tuning found beside the manifest, for people; shards do not need it."""
+    for name in (TUNING_FILE, PLOT_FILE):
+        if (work.folder / name).exists():
+            shutil.copyfile(work.folder / name, staging / name)
+
+
+def _processes(work: WorkFolder) -> int:
+    return available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
 
 
 def _make(
     work: WorkFolder, staging: Path, settings: BuildSettings, published: Sequence[int]
 ) -> Manifest:
     """Write everything but the manifest into the staging folder; return the manifest."""
-    processes = available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
+    processes = _processes(work)
     projection = _projection(work, settings.code_dim)
     with Workers(processes) as workers:
         # 1. Which shard each row belongs to, and which attributes there are.
@@ -170,18 +197,9 @@ def _measure(
     workers: Workers, work: WorkFolder, staging: Path, rows: Sequence[Rows], required_recall: float
 ) -> GateEntry:
     """Measure the gate; a generation below it is published all the same, and says so."""
-    tasks = [
-        GateTask(staging, shard, len(own_rows), work.encoder.dim)
-        for shard, own_rows in enumerate(rows)
-    ]
-    searches = len(tasks) * len(work.probes()) * len(EF_SEARCH_GRID)
-    gate = choose(workers.run(measure_shard, tasks, "measure recall", searches), required_recall)
-    if not gate.passed:
-        sys.stderr.write(
-            f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
-            f"below the required {required_recall}; promoting this generation will be refused. "
-            "Build again with a larger --ef-construction or --m\n"
-        )
+    items = [len(own_rows) for own_rows in rows]
+    gate = choose(ShardsMeasured(workers, staging, items, work.encoder.dim), required_recall)
+    warn_below(gate)
     return gate
 
 
@@ -194,17 +212,6 @@ def _manifest(
     gate: GateEntry,
     generation: int,
 ) -> Manifest:
-    shards = tuple(
-        ShardEntry(
-            shard=shard,
-            items=len(own_rows),
-            files={
-                path.name: entry_of(path)
-                for path in sorted((staging / shard_folder(shard)).iterdir())
-            },
-        )
-        for shard, own_rows in enumerate(rows)
-    )
     return Manifest(
         format_version=FORMAT_VERSION,
         generation=generation,
@@ -223,15 +230,8 @@ def _manifest(
         attributes=attributes,
         gate=gate,
         files={PROBES_FILE: entry_of(staging / PROBES_FILE)},
-        shards=shards,
+        shards=shard_entries(staging, [len(own_rows) for own_rows in rows]),
     )
-
-
-def _publish(staging: Path, generations: Path, manifest: Manifest) -> None:
-    """Write the manifest last, then give the folder its number, durably."""
-    replace_file(staging / MANIFEST_FILE, manifest.to_json())
-    staging.rename(generations / generation_folder(manifest.generation))
-    sync_folder(generations)
 
 
 def _key(work: WorkFolder, settings: BuildSettings) -> str:
@@ -243,30 +243,3 @@ def _key(work: WorkFolder, settings: BuildSettings) -> str:
         faiss.__version__,
     )
     return xxhash.xxh3_64_hexdigest(f"{work.fingerprint()} {made_with}".encode())
-
-
-@contextmanager
-def _alone(generations: Path) -> Iterator[None]:
-    """Keep other builds out of a folder of generations; the lock goes when the process does."""
-    with (generations / ".build.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise CommandError(
-                f"another build is running in {generations}; wait for it to end"
-            ) from exc
-        yield
-
-
-@contextmanager
-def _enough_room(staging: Path) -> Iterator[None]:
-    """Turn a full disk into a sentence."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _NO_ROOM:
-            raise
-        raise CommandError(
-            f"no room left while building in {staging}: {exc.strerror}. Free some space and run "
-            "the same command again; finished shards are kept, published generations untouched"
-        ) from exc

@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from index_service.build.columns import arrow_schema, columns
+from index_service.build.neighbourhood import neighbourhood
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Advance
-from index_service.copies import first_rows, nodes_of
+from index_service.copies import first_rows, nodes_of, renumbered
 from index_service.generation.manifest import (
     ATTRIBUTES_FILE,
     GRAPH_FILE,
@@ -68,24 +69,53 @@ def write_shard(task: ShardTask, advance: Advance) -> None:
     if task.folder.exists():
         advance(len(task.rows))
         return
-    part = task.folder.with_name(f"{task.folder.name}.part")
+    with appearing(task.folder) as part:
+        _write_items(task, part)
+        _write_vectors(task, part / VECTORS_FILE)
+        dim = task.work.encoder.dim
+        write_graph(part, len(task.rows), dim, task.parameters, task.projection, advance)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes its name, durably, once the body has ended well."""
+    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    _write_items(task, part)
-    _write_vectors(task, part / VECTORS_FILE)
-    halves = map_halves(part / VECTORS_FILE, len(task.rows), task.work.encoder.dim)
+    yield part
+    sync_folder(part)
+    part.rename(folder)
+    sync_folder(folder.parent)
+
+
+def write_graph(
+    part: Path,
+    items: int,
+    dim: int,
+    parameters: IndexParameters,
+    projection: NDArray[np.float32] | None,
+    advance: Advance,
+) -> None:
+    """Write the graph over the vectors that a shard's folder holds, and the node of each row.
+
+    Args:
+        part: the folder, vectors in it.
+        items: how many.
+        dim: length of a vector.
+        parameters: m, ef_construction and seed.
+        projection: what codes are made with, shape (dim, code_dim).
+        advance: told of the items done.
+    """
+    halves = map_halves(part / VECTORS_FILE, items, dim)
     nodes = nodes_of(halves)
-    with _durable(part / NODES_FILE) as file:
-        file.write(nodes.astype("<u4").tobytes())
-    graph = build_graph(halves, first_rows(nodes), task.parameters, task.projection, advance)
+    graph, order = build_graph(halves, first_rows(nodes), parameters, projection, advance)
+    with durable(part / NODES_FILE) as file:
+        file.write(renumbered(nodes, order).astype("<u4").tobytes())
     # Copies are not in the graph, but they are done.
-    advance(len(task.rows) - graph.ntotal)
-    with _durable(part / GRAPH_FILE) as file:
+    advance(items - graph.ntotal)
+    with durable(part / GRAPH_FILE) as file:
         # FAISS's own writer would not notice that the last bytes found no room.
         faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
-    sync_folder(part)
-    part.rename(task.folder)
-    sync_folder(task.staging)
 
 
 def build_graph(
@@ -94,8 +124,10 @@ def build_graph(
     parameters: IndexParameters,
     projection: NDArray[np.float32] | None,
     advance: Advance,
-) -> Any:
+) -> tuple[Any, Rows]:
     """Return an HNSW graph over 8-bit codes of some rows; the same vectors give the same graph.
+
+    Its nodes are in the order of `neighbourhood`, so that a search reads memory that lies together.
 
     Args:
         halves: shape (items, dim).
@@ -103,6 +135,9 @@ def build_graph(
         parameters: m, ef_construction and seed.
         projection: shape (dim, code_dim), what vectors are multiplied by before they are coded.
         advance: told of the rows added.
+
+    Returns:
+        The graph, and for each node the place of its row in `rows`.
     """
     graph = faiss.IndexHNSWSQ(
         halves.shape[1] if projection is None else projection.shape[1],
@@ -116,7 +151,9 @@ def build_graph(
     for block in _blocks(len(rows)):
         graph.add(_projected(halves[rows[block]], projection))
         advance(block.stop - block.start)
-    return graph if projection is None else _behind(projection, graph)
+    order = neighbourhood(graph.hnsw, len(rows))
+    graph.permute_entries(order)
+    return graph if projection is None else _behind(projection, graph), order
 
 
 def _projected(halves: Halves, projection: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -152,7 +189,7 @@ def _write_items(task: ShardTask, part: Path) -> None:
     """Write ids and attribute columns."""
     id_arrays: list[pa.Array] = [pa.array([], type=pa.string())]
     with (
-        _durable(part / ATTRIBUTES_FILE) as file,
+        durable(part / ATTRIBUTES_FILE) as file,
         pa.ipc.new_file(file, arrow_schema(task.schema)) as attributes,
     ):
         for item_ids, items in _own_items(task):
@@ -160,8 +197,12 @@ def _write_items(task: ShardTask, part: Path) -> None:
             pairs = zip(item_ids.to_pylist(), items.to_pylist(), strict=True)
             attributes.write_batch(columns(pairs, task.schema))
     # One array, so that a row is a place in it.
-    item_ids = pa.concat_arrays(id_arrays)
-    with _durable(part / ITEM_IDS_FILE) as file:
+    write_item_ids(part, pa.concat_arrays(id_arrays))
+
+
+def write_item_ids(part: Path, item_ids: pa.Array) -> None:
+    """Write the id of each row."""
+    with durable(part / ITEM_IDS_FILE) as file:
         table = pa.record_batch([item_ids], names=["item_id"])
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_batch(table)
@@ -181,7 +222,7 @@ def _own_items(task: ShardTask) -> Iterator[tuple[pa.Array, pa.Array]]:
 def _write_vectors(task: ShardTask, path: Path) -> None:
     """Copy the shard's rows of the work folder's vectors."""
     halves = task.work.vectors()
-    with _durable(path) as file:
+    with durable(path) as file:
         for block in _blocks(len(task.rows)):
             rows = task.rows[block]
             _require_unit(halves[rows], rows)
@@ -205,7 +246,7 @@ def _blocks(rows: int) -> Iterator[slice]:
 
 
 @contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
+def durable(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing; once closed, its content is on the disk."""
     with path.open("wb") as file:
         yield file

@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from index_service.planner import Effort
 from rpc.buckets import NUM_BUCKETS
 from rpc.errors import DataLoss, FailedPrecondition, NotFound
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 had no code_dim: its codes have as many dimensions as vectors."""
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 had no code_dim: its codes have as many dimensions as vectors. Up to version 2 the
+graph's nodes were numbered in the order of rows."""
 BUCKET_HASH = "xxh3_64"
 INDEX_KIND = "hnsw_sq8"
 
@@ -96,6 +98,13 @@ class GateEntry:
     ef_search: int
     probes: int
     search_p50_us: float
+    rescored: int = 64
+    """Candidates rescored for ten hits."""
+
+    @property
+    def effort(self) -> Effort:
+        """How hard its searches try."""
+        return Effort(self.ef_search, self.rescored)
 
     @property
     def passed(self) -> bool:

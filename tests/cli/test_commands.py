@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import orjson
 import pytest
 
@@ -15,6 +16,8 @@ from cli.offline import promote
 from cli.processes import Process, State, read_state, start_time, write_state
 from rpc.terminal import CommandError
 from tests.cli.conftest import write_generation
+from tests.index_service.catalogue import Catalogue, random_units
+from tests.index_service.catalogue import build as build_index
 
 ENCODER_ID = "ab" * 12
 
@@ -57,7 +60,7 @@ def test_other_arguments_are_left_alone(written):
 
 def test_every_command_has_help_with_an_example():
     for command in (
-        ["build"], ["up"], ["down"], ["status"], ["search"], ["doctor"], ["demo"],
+        ["build"], ["reshard"], ["up"], ["down"], ["status"], ["search"], ["doctor"], ["demo"],
         ["bundle", "export"], ["bundle", "inspect"], ["bundle", "verify"],
         ["generation", "list"], ["generation", "promote"], ["generation", "rollback"],
     ):  # fmt: skip
@@ -209,3 +212,23 @@ def test_doctor_looks_at_everything_and_says_what_a_taken_port_means(vitrine, ho
     assert findings[f"port {taken_port}"]["verdict"] == "warning"
     assert "--port" in findings[f"port {taken_port}"]["meaning"]
     assert "cpu flags" in vitrine("doctor", "--home", home.path).out
+
+
+def test_resharding_makes_a_new_generation_and_says_what_it_is(vitrine, tmp_path):
+    rng = np.random.default_rng(0)
+    catalogue = Catalogue(random_units(rng, 300), random_units(rng, 8))
+    home = tmp_path / "home"
+    build_index(catalogue, home, num_shards=2)
+    ran = vitrine("reshard", "--shards", "3", "--home", str(home), "--generation", "1", "--json")
+    assert ran.status == 0, ran.err
+    figures = ran.document["generation"], ran.document["shards"], ran.document["items"]
+    assert figures == (2, 3, 300)
+    same = vitrine("reshard", "--shards", "2", "--home", str(home), "--generation", "1")
+    assert same.status == 1
+    assert "generation 1 has 2 shards already" in same.err
+
+
+def test_resharding_without_a_promoted_generation_asks_for_one(vitrine, tmp_path):
+    ran = vitrine("reshard", "--shards", "3", "--home", str(tmp_path))
+    assert ran.status == 1
+    assert "no generation is promoted" in ran.err

@@ -11,6 +11,7 @@ import pyarrow as pa
 from index_service.build.generation import BuildSettings, Built, build_generation
 from index_service.generation.manifest import read_manifest
 from index_service.generation.verify import Verification
+from index_service.memory import MemoryBudget
 from index_service.planner import PlanLimits
 from index_service.shard import Shard, ShardLimits
 from index_service.store import GenerationStore
@@ -127,15 +128,21 @@ def build(catalogue: Catalogue, home: Path, num_shards: int = 1, **settings: Any
 
 
 def open_shard(
-    home: Path, number: int = 0, limits: PlanLimits | None = None, generations_max: int = 4
+    home: Path,
+    number: int = 0,
+    limits: PlanLimits | None = None,
+    generations_max: int = 4,
+    verification: Verification = Verification.FULL,
+    budget: MemoryBudget | None = None,
 ) -> Shard:
     store = GenerationStore(str(home / "generations"), home / "cache")
     return Shard(
         number,
         store,
-        Verification.FULL,
+        verification,
         ShardLimits(generations_max=generations_max),
         limits or PlanLimits(),
+        budget,
     )
 
 

@@ -90,7 +90,7 @@ def test_a_generation_below_its_gate_is_built_and_says_so(tmp_path, capsys):
     catalogue = random_catalogue(3000, attributes=False)
     built = build(catalogue, tmp_path, m=4, ef_construction=8, required_recall=1.0)
     assert not manifest_of(tmp_path).gate.passed
-    assert built.ef_search == 512
+    assert built.ef_search == 1024
     assert built.ann_recall_at_10 < 1.0
     assert "below the required 1.0" in capsys.readouterr().err
 
@@ -138,7 +138,7 @@ def test_another_seed_gives_another_graph(tmp_path):
     build(random_catalogue(300), tmp_path, seed=2)
     one, two = checksums(tmp_path), checksums(tmp_path, 2)
     changed = {path for path in one if one[path] != two[path]}
-    assert changed == {"shard-0000/graph.faiss"}
+    assert changed == {"shard-0000/graph.faiss", "shard-0000/nodes.u32"}
 
 
 def test_each_build_takes_the_next_number(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def changed(generation, **changes):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format_version": 3}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
+    [{"format_version": 4}, {"byte_order": "big"}, {"num_buckets": 512}, {"bucket_hash": "md5"}],
 )
 def test_another_format_is_refused_and_named(home, generation, change):
     [name] = change
@@ -306,3 +307,26 @@ def test_the_command_says_in_a_sentence_what_is_wrong(home, generation):
     code, out, _ = command(home, "list")
     assert code == 0
     assert "not a manifest" in json.loads(out)["generations"][0]["error"]
+
+
+def test_sampled_verification_finds_damage_in_the_file_it_looks_at(home, generation):
+    manifest = manifest_of(home)
+    for path in manifest.files_by_path():
+        file = generation / path
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        found = [damage(generation, manifest) for _ in range(60)]
+        file.write_bytes(whole)
+        # Another file each time, larger ones more often.
+        assert set(found) <= {None, path}
+        if len(whole) > manifest.size_bytes / 4:
+            assert path in found
+
+
+def damage(folder, manifest):
+    """The file that sampled verification complains about."""
+    try:
+        verify(folder, manifest, verification=Verification.SAMPLED)
+    except DataLoss as exc:
+        return str(Path(exc.file).relative_to(folder))
+    return None

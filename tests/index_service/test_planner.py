@@ -1,18 +1,18 @@
 """Which way a query is searched."""
 
-from index_service.planner import Demand, PlanLimits, SearchPath, plan, wider
+from index_service.planner import Demand, Effort, PlanLimits, SearchPath, plan, wider
 
 LIMITS = PlanLimits(exact_rows_max=20_000, graph_selectivity_min=0.4, ef_filtered_max=2_048)
 ITEMS = 200_000
 
 
 def way(matched=None, wanted=10, ef_search=64, exact=False, items=ITEMS):
-    return plan(Demand(wanted, ef_search, exact), items, matched, LIMITS)
+    return plan(Demand(wanted, Effort(ef_search, 40), exact), items, matched, LIMITS)
 
 
 def test_without_a_filter_the_graph_is_searched():
     chosen = way()
-    assert (chosen.path, chosen.ef_search, chosen.candidates) == (SearchPath.HNSW, 64, 64)
+    assert (chosen.path, chosen.ef_search, chosen.candidates) == (SearchPath.HNSW, 64, 40)
 
 
 def test_a_filter_that_everything_matches_is_no_filter():

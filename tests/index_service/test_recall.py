@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from index_service.planner import PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.recall import merge_tables, probe_recall, share_found
 from rpc.errors import DeadlineExceeded
 from tests.index_service.catalogue import Catalogue, build, never, open_shard, random_units
@@ -54,8 +54,8 @@ def hold(tmp_path_factory):
 
 def test_a_wider_search_finds_more_and_one_over_all_items_finds_all(hold):
     def recall(ef_search):
-        measured = probe_recall(hold.segment, hold.probes, ef_search, PlanLimits(), never)
-        assert (measured.ef_search, measured.probes) == (ef_search, 40)
+        measured = probe_recall(hold.segment, hold.probes, Effort(ef_search), PlanLimits(), never)
+        assert (measured.effort.ef_search, measured.probes) == (ef_search, 40)
         assert measured.search_p50_us > 0
         return measured.ann_recall_at_10
 
@@ -67,4 +67,4 @@ def test_probing_ends_when_nobody_waits(hold):
         raise DeadlineExceeded("search")
 
     with pytest.raises(DeadlineExceeded):
-        probe_recall(hold.segment, hold.probes, 64, PlanLimits(), stop)
+        probe_recall(hold.segment, hold.probes, Effort(64), PlanLimits(), stop)

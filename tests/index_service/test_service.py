@@ -1,6 +1,7 @@
 """IndexService over a real server: what is asked badly is refused by name."""
 
 import asyncio
+import shutil
 import threading
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,9 @@ import pytest
 
 from index_service.executor import SearchExecutor
 from index_service.generation.manifest import read_manifest
+from index_service.generation.verify import Verification
 from index_service.holdings import State
+from index_service.memory import MemoryBudget, needed_bytes
 from index_service.metrics import IndexMetrics
 from index_service.planner import PlanLimits
 from index_service.service import IndexService
@@ -27,6 +30,7 @@ from tests.index_service.catalogue import (
     ENCODER_ID,
     Catalogue,
     build,
+    manifest_of,
     open_shard,
     random_attributes,
     random_units,
@@ -49,8 +53,13 @@ def published(tmp_path_factory):
 class Running:
     """A service on a port, and a stub to call it with."""
 
-    def __init__(self, stub, server, executor, shard):
+    def __init__(self, stub, server, executor, shard, service):
         self.stub, self.server, self.executor, self.shard = stub, server, executor, shard
+        self._service = service
+
+    def moves(self):
+        """Loads, releases and late checks under way."""
+        return self._service._moves
 
     async def refusal(self, call, request, **options):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -59,9 +68,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(home, tmp_path, waiting_max=8, short_search_us=0):
+async def running(home, tmp_path, waiting_max=8, short_search_us=0, **shard_options):
     metrics = IndexMetrics("shard-0", "test")
-    shard = open_shard(home)
+    shard = open_shard(home, **shard_options)
     executor = SearchExecutor(1, waiting_max)
     service = IndexService(shard, executor, metrics, PlanLimits(), 30.0, short_search_us)
     announced = tmp_path / "announced.json"
@@ -86,7 +95,7 @@ async def running(home, tmp_path, waiting_max=8, short_search_us=0):
     address = orjson.loads(announced.read_bytes())["address"]
     channel = open_channel(address, 16 * 1024 * 1024)
     try:
-        yield Running(index_pb2_grpc.IndexServiceStub(channel), server, executor, shard)
+        yield Running(index_pb2_grpc.IndexServiceStub(channel), server, executor, shard, service)
     finally:
         await channel.close()
         server._stop_asked.set()
@@ -496,3 +505,52 @@ async def test_release_waits_for_a_search_in_the_queue(service, published):
         assert not release.done()
     assert len((await search).hits) == 1
     assert (await release).released
+
+
+async def test_a_generation_that_does_not_fit_beside_the_other_is_refused_before_loading(
+    published, tmp_path
+):
+    # Room for one and a half.
+    needed = needed_bytes(manifest_of(published[0]), 0, 128)
+    budget = MemoryBudget(needed * 3 // 2)
+    async with running(published[0], tmp_path, budget=budget) as service:
+        load = index_pb2.IndexServiceLoadGenerationRequest(generation=2)
+        refused = await service.refusal("LoadGeneration", load)
+        assert isinstance(refused, errors.ResourceExhausted)
+        assert "generation 2 needs about" in str(refused)
+        assert "beside generation 1" in str(refused)
+        # What serves goes on, and once it is gone there is room.
+        await service.stub.Search(a_search(a_query(published)))
+        await service.stub.ReleaseGeneration(index_pb2.ReleaseGenerationRequest(generation=1))
+        assert (await service.stub.LoadGeneration(load)).loaded.generation == 2
+
+
+@pytest.fixture
+def damaged_home(published, tmp_path):
+    """The generations, the first with one byte of its vectors changed."""
+    home = tmp_path / "damaged"
+    shutil.copytree(published[0], home)
+    file = home / "generations" / "000001" / "shard-0000" / "vectors.f16"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    return home
+
+
+async def test_a_generation_verified_late_is_let_go_when_it_is_damaged(
+    published, damaged_home, tmp_path
+):
+    async with running(damaged_home, tmp_path, verification=Verification.LAZY) as service:
+        # Loaded already; the release follows the check.
+        while service.shard.ready:
+            await asyncio.sleep(0.01)
+        refused = await service.refusal("Search", a_search(a_query(published)))
+        assert (refused.code.name, refused.reason) == ("FAILED_PRECONDITION", "GENERATION_RETIRED")
+
+
+async def test_a_generation_verified_late_stays_when_it_is_whole(published, tmp_path):
+    async with running(published[0], tmp_path, verification=Verification.LAZY) as service:
+        await service.stub.Search(a_search(a_query(published)))
+        while service.moves():
+            await asyncio.sleep(0.01)
+        assert service.shard.ready

@@ -1,0 +1,74 @@
+"""What every way of making a generation ends with: alone, with room, published in one step."""
+
+import errno
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from index_service.generation.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ShardEntry,
+    generation_folder,
+    shard_folder,
+)
+from index_service.generation.verify import entry_of
+from rpc.files import replace_file, sync_folder
+from rpc.terminal import CommandError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def publish(staging: Path, generations: Path, manifest: Manifest) -> None:
+    """Write the manifest last, then give the folder its number, durably."""
+    replace_file(staging / MANIFEST_FILE, manifest.to_json())
+    staging.rename(generations / generation_folder(manifest.generation))
+    sync_folder(generations)
+
+
+def shard_entries(staging: Path, items: Sequence[int]) -> tuple[ShardEntry, ...]:
+    """Return what a manifest says of the shards' files as they are now.
+
+    Args:
+        staging: the folder of the generation in the making.
+        items: how many each shard has.
+    """
+    return tuple(
+        ShardEntry(
+            shard=shard,
+            items=count,
+            files={
+                path.name: entry_of(path)
+                for path in sorted((staging / shard_folder(shard)).iterdir())
+            },
+        )
+        for shard, count in enumerate(items)
+    )
+
+
+@contextmanager
+def alone(generations: Path) -> Iterator[None]:
+    """Keep other builds out of a folder of generations; the lock goes when the process does."""
+    with (generations / ".build.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise CommandError(
+                f"another build is running in {generations}; wait for it to end"
+            ) from exc
+        yield
+
+
+@contextmanager
+def enough_room(staging: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        raise CommandError(
+            f"no room left while building in {staging}: {exc.strerror}. Free some space and run "
+            "the same command again; finished shards are kept, published generations untouched"
+        ) from exc

@@ -1,0 +1,129 @@
+"""What a generation will take of memory that the kernel cannot take back, and whether it is there.
+
+Graph, vectors and ids are mapped: their pages are the file cache's, which shrinks when others need
+room. What is counted here stays: what attributes are laid out as, numbers of nodes and rows, and
+the matches of remembered filters.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+
+import psutil
+
+from index_service.generation.manifest import ATTRIBUTES_FILE, Manifest
+from rpc.errors import ResourceExhausted
+
+_BYTES_A_ROW = 40
+"""Levels and offsets of the graph, node of a row, rows of a node, and what grouping them takes."""
+_BYTES_A_VALUE = 16
+"""A value in order and its row, and the row once more among those that have the attribute."""
+_ATTRIBUTE_COPIES = 2
+"""Text of keywords, and lists' values, in their own order and while that is made."""
+_FIXED_BYTES = 4 * 1024 * 1024
+
+_CGROUP_FILES = (
+    # Limit, what is used, and how that divides: version 2, then 1.
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+_CACHE_NAMES = ("file", "total_cache")
+
+
+def needed_bytes(manifest: Manifest, shard: int, filters_cached_max: int) -> int:
+    """Return an upper estimate of the anonymous memory that one shard of a generation takes.
+
+    Args:
+        manifest: the generation's.
+        shard: which shard.
+        filters_cached_max: how many filters' matches may be remembered.
+    """
+    entry = manifest.shards[shard]
+    share = entry.items / manifest.items if manifest.items else 0.0
+    values = sum(attribute.items_present for attribute in manifest.attributes) * share
+    # A remembered filter: a byte a row, a bit a node, and the bitmap.
+    filters = filters_cached_max * entry.items * 1.25
+    attributes = _ATTRIBUTE_COPIES * entry.files[ATTRIBUTES_FILE].bytes
+    rows = _BYTES_A_ROW * entry.items + _BYTES_A_VALUE * values
+    return int(_FIXED_BYTES + rows + attributes + filters)
+
+
+class MemoryBudget:
+    """Says whether a further generation fits; safe to ask from any thread."""
+
+    def __init__(self, budget_bytes: int = 0, available: Callable[[], int] | None = None) -> None:
+        """Hold nothing yet.
+
+        Args:
+            budget_bytes: what all generations together may take; 0 for what is left.
+            available: returns what is left in bytes; asked when there is no budget.
+        """
+        self._budget_bytes = budget_bytes
+        self._available = available or available_bytes
+        self._held: dict[int, int] = {}
+        self._lock = Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """What the generations here were estimated at, together."""
+        with self._lock:
+            return sum(self._held.values())
+
+    def reserve(self, generation: int, needed: int) -> None:
+        """Count a generation in.
+
+        Raises:
+            ResourceExhausted: it does not fit beside the others.
+        """
+        with self._lock:
+            held = sum(self._held.values())
+            room = self._budget_bytes - held if self._budget_bytes else self._available()
+            if needed > room:
+                raise ResourceExhausted(self._refusal(generation, needed, room), retry_after_s=10)
+            self._held[generation] = needed
+
+    def free(self, generation: int) -> None:
+        """Count a generation out."""
+        with self._lock:
+            self._held.pop(generation, None)
+
+    def _refusal(self, generation: int, needed: int, room: int) -> str:
+        beside = ", ".join(
+            f"generation {each} ({_mib(size)})" for each, size in sorted(self._held.items())
+        )
+        limit = (
+            f"the memory budget of {_mib(self._budget_bytes)}"
+            if self._budget_bytes
+            else "the memory of this machine or container"
+        )
+        return (
+            f"generation {generation} needs about {_mib(needed)} of memory"
+            + (f" beside {beside}" if beside else "")
+            + f"; {limit} leaves {_mib(max(0, room))}. Release a generation, raise "
+            "MEMORY_BUDGET_BYTES, lower FILTERS_CACHED_MAX, or cut it into more shards"
+        )
+
+
+def available_bytes() -> int:
+    """Return what may still be taken: of the machine, and of the container's limit."""
+    left = [psutil.virtual_memory().available]
+    left += [_left_of(*map(Path, files)) for files in _CGROUP_FILES if Path(files[0]).exists()]
+    return min(left)
+
+
+def _left_of(limit_file: Path, used_file: Path, stat_file: Path) -> int:
+    """Return what a control group leaves; file cache gives way, so it does not count as used."""
+    limit = limit_file.read_text().strip()
+    if limit == "max":
+        return 2**63
+    stat = dict(line.split() for line in stat_file.read_text().splitlines())
+    cache = next((int(stat[name]) for name in _CACHE_NAMES if name in stat), 0)
+    return int(limit) - (int(used_file.read_text()) - cache)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
