@@ -2,7 +2,7 @@
 
 `python -m training.evaluate --data DIR --system bm25 --system all-MiniLM-L6-v2 --out DIR`; the data
 set is any BEIR folder; `training.systems` says how systems are written. OUT then holds
-`report.md`, `results.json` and `runs/NAME.trec`.
+`report.md`, `cases.md`, `results.json` and `runs/NAME.trec`.
 
 Where the data set is one of reviews (`training.dataset`), a review is answered by any item of its
 title, and those items count as one: recall@k is the share of reviews that are answered among the
@@ -20,6 +20,7 @@ import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.beir import Collection, load_collection
+from training.cases import write_cases
 from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import System, write_report
@@ -76,11 +77,12 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     collection = ground.collection
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     found: dict[str, Evaluation] = {}
+    runs: dict[str, Run] = {}
     opened: dict[str, Opened] = {}
     for system in written:
         opened[system.name] = open_system(system, ground, opened)
         rows = opened[system.name].search(collection.query_texts).rows
-        run = run_of(collection.query_ids, collection.item_ids, rows)
+        runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
         write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
         found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
     notes = {name: each.note for name, each in opened.items()}
@@ -97,6 +99,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     }
     (options.out / RESULTS_FILE).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     write_report(options.out, results, systems)
+    write_cases(options.out, collection, runs, baseline, options.data)
     return results
 
 
