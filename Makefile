@@ -5,6 +5,12 @@ VENV ?= .venv
 PORT ?= 7700
 DEMO_HOME ?= .vitrine/demo
 PYTEST_FLAGS ?=
+# What `make reproduce` learns from, and how: files of Amazon Reviews 2023, or others like them.
+REVIEWS ?= ../shared/data/reviews/reviews.jsonl.gz
+ITEMS ?= ../shared/data/reviews/meta.jsonl.gz
+RECIPES ?= training/recipes/in-batch-minilm.toml
+REPRODUCE_OUT ?= .vitrine/reproduce
+SMOKE_OUT ?= .vitrine/train-smoke
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -14,7 +20,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports check-protos check-deploy check-docs protos clean
+.PHONY: help demo train-smoke reproduce test check lint types imports check-protos check-deploy check-docs protos clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' Makefile | while read -r name what; do \
@@ -22,6 +28,16 @@ help: ## List the targets
 
 demo: $(DEMO_STAMP) ## Install, build a sample catalogue, start everything, search (PORT=7700)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/vitrine demo --home $(DEMO_HOME) --port $(PORT)
+
+train-smoke: $(DEMO_STAMP) ## Data set, training, bundle and report of the sample catalogue, in minutes
+	$(BIN)/python -m training.sample_catalog --items 600 --out $(SMOKE_OUT)/catalog
+	$(BIN)/python -m training.reproduce --reviews $(SMOKE_OUT)/catalog/reviews.jsonl.gz \
+		--items $(SMOKE_OUT)/catalog/items.jsonl.gz --recipe training/recipes/smoke.toml \
+		--out $(SMOKE_OUT)
+
+reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= RECIPES= REPRODUCE_OUT=)
+	$(BIN)/python -m training.reproduce $(REVIEWS:%=--reviews %) $(ITEMS:%=--items %) \
+		$(RECIPES:%=--recipe %) --out $(REPRODUCE_OUT)
 
 test: $(DEV_STAMP) ## Run all tests (PYTEST_FLAGS="-k name")
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -17,6 +17,7 @@ from cli.calls import DEFAULT_TIMEOUT_S, address_or_default
 from cli.demo import DEFAULT_HOME as DEMO_HOME
 from cli.demo import DemoOptions, run_demo
 from cli.doctor import DEFAULT_PORT, examine
+from cli.evaluation import EvalOptions, evaluate
 from cli.home import DEFAULT_HOME, Home, HomeOption
 from cli.processes import read_state
 from cli.reshard import ReshardOptions
@@ -299,6 +300,39 @@ def search(
         print_json(response)
     else:
         print_response(response)
+
+
+@app.command(
+    "eval",
+    epilog="Example: vitrine eval --data data/fashion --system bm25 --system ours=minilm-int8 "
+    "--system rrf:ours+bm25 --out reports/fashion",
+)
+def eval_(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A judged data set, BEIR layout.")],
+    system: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SYSTEM...",
+            help="bm25, a bi-encoder, a bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
+            "weighted:A+B; NAME=SYSTEM names it.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of report, results and runs.")],
+    split: Annotated[str, typer.Option(help="Judgements to use: qrels/SPLIT.tsv.")] = "test",
+    baseline: Annotated[
+        str, typer.Option(help="System to compare the others with; default: the first.")
+    ] = "",
+    masked: Annotated[
+        bool, typer.Option("--masked", help="Leave the words of the title out of the queries.")
+    ] = False,
+    cache: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of embeddings, kept by encoder and text.")
+    ] = DEFAULT_HOME / "embeddings",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare systems on a judged data set: recall, MRR, nDCG, and how sure the differences are."""
+    found = evaluate(EvalOptions(data, system, out, split, baseline, masked, cache))
+    show(found, as_json=as_json)
 
 
 @app.command(epilog="Example: vitrine doctor --json")

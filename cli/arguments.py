@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-TAKES_SEVERAL = ("--items", "--map", "--like", "--unlike", "--fields")
+TAKES_SEVERAL = ("--items", "--map", "--like", "--unlike", "--fields", "--system")
 
 
 def spread(arguments: Sequence[str], options: Sequence[str] = TAKES_SEVERAL) -> list[str]:

@@ -148,6 +148,12 @@ def query_entry(name: str, pair: Pair, items: Mapping[str, Item]) -> dict[str, A
     return {"_id": name, "text": pair.query, "metadata": metadata}
 
 
+def is_of_reviews(folder: Path) -> bool:
+    """Tell whether items of the title that a review was written about count as one."""
+    path = folder / DATASET_FILE
+    return path.is_file() and orjson.loads(path.read_bytes()).get("relevance") == "same_title"
+
+
 def item_texts(item: Item, fields: Sequence[str]) -> tuple[str, str]:
     """Return an item's title, and what of its other fields is embedded with it.
 

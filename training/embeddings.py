@@ -6,7 +6,7 @@ each row's text. Both only grow, a block at a time, so that what was interrupted
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ class TextEncoder:
         name: for people.
         fingerprint: stands for all that changes a vector.
         dim: numbers a vector.
+        prompts: what is put before a "query" and an "item".
         encode: from texts to unit float32 rows.
     """
 
     name: str
     fingerprint: str
     dim: int
+    prompts: Mapping[str, str]
     encode: Callable[[Sequence[str]], Floats]
 
 
@@ -114,23 +116,28 @@ def _known_rows(folder: Path, dim: int) -> dict[bytes, int]:
 
 
 def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
-    from training.torch_encoder import find_model, load_model
+    from training.torch_encoder import find_model, load_model, prompts_of
 
     source = find_model(path_or_id)
     model: Any = load_model(source)
-    digest = xxhash.xxh3_128(f"{model.max_seq_length} {model.prompts}".encode())
+    digest = xxhash.xxh3_128(f"{model.max_seq_length}".encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.numpy()).data)
 
     def encode(texts: Sequence[str]) -> Floats:
         vectors: Floats = model.encode(
-            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False
+            list(texts),
+            prompt="",  # the caller has put it there
+            batch_size=batch,
+            normalize_embeddings=True,
+            show_progress_bar=False,
         )
         return vectors.astype(np.float32)
 
     dim = int(model.get_embedding_dimension())
-    return TextEncoder(source.name, f"torch-{digest.hexdigest()}", dim, encode)
+    fingerprint = f"torch-{digest.hexdigest()}"
+    return TextEncoder(source.name, fingerprint, dim, prompts_of(model), encode)
 
 
 def _bundle_encoder(folder: Path) -> TextEncoder:
@@ -143,12 +150,18 @@ def _bundle_encoder(folder: Path) -> TextEncoder:
         described = json.loads((folder / "encoder.json").read_text())
         encoder_id, dim = str(described["encoder_id"]), int(described["dim"])
         name = str(described.get("name") or folder.name)
+        prompts = {kind: str(described["prompts"][kind]) for kind in ("query", "item")}
+        if described.get("kind", "bi_encoder") != "bi_encoder":
+            raise CommandError(f"{folder} is a {described['kind']}; a bi_encoder is needed")
     except (ValueError, KeyError, TypeError) as exc:
         raise CommandError(f"{folder / 'encoder.json'} cannot be read: {exc}") from exc
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    session = onnx_run.open_session(str(folder / "model.onnx"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        session = onnx_run.open_session(str(folder / "model.onnx"))
+    except Exception as exc:  # both libraries raise what is no more than an Exception
+        raise CommandError(f"{folder} cannot be read: {exc}") from exc
 
     def encode(texts: Sequence[str]) -> Floats:
         return onnx_run.embed_each(session, onnx_run.token_ids(tokenizer, texts))
 
-    return TextEncoder(name, f"bundle-{encoder_id}", dim, encode)
+    return TextEncoder(name, f"bundle-{encoder_id}", dim, prompts, encode)

@@ -1,8 +1,8 @@
 """Compare systems on a data set, and say how sure the differences are.
 
 `python -m training.evaluate --data DIR --system bm25 --system all-MiniLM-L6-v2 --out DIR`; the data
-set is any BEIR folder. A system is `bm25`, a sentence-transformers bi-encoder, or an encoder
-bundle; `NAME=SYSTEM` names it. OUT then holds `report.md`, `results.json` and `runs/NAME.trec`.
+set is any BEIR folder; `training.systems` says how systems are written. OUT then holds
+`report.md`, `cases.md`, `results.json` and `runs/NAME.trec`.
 
 Where the data set is one of reviews (`training.dataset`), a review is answered by any item of its
 title, and those items count as one: recall@k is the share of reviews that are answered among the
@@ -10,32 +10,27 @@ first k.
 """
 
 import gzip
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import orjson
 import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
-from training.baselines import Bm25, tokenize, tune
 from training.beir import Collection, load_collection
-from training.embeddings import embed, open_encoder
-from training.ranking import Evaluation, Qrels, Rows, Run, evaluate, exact_top_k, run_of
+from training.cases import write_cases
+from training.dataset import is_of_reviews
+from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import System, write_report
 from training.significance import bootstrap_interval, paired_p_value
+from training.systems import TUNED_ON, Ground, Opened, open_system, parse_systems
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
-DEPTH = 100
-TUNED_ON = "recall@10"
 RESULTS_FILE = "results.json"
 LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
 SEGMENT_QUERIES_MIN = 30
-
-Search = Callable[[Sequence[str]], Rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +67,25 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     Raises:
         CommandError: data set, system or baseline does not fit.
     """
-    named = dict(map(split_name, options.systems))
-    baseline = options.baseline or next(iter(named))
-    if baseline not in named:
-        raise CommandError(f"baseline is {baseline!r}; allowed {', '.join(named)}")
+    written = parse_systems(options.systems)
+    names = [system.name for system in written]
+    baseline = options.baseline or names[0]
+    if baseline not in names:
+        raise CommandError(f"baseline is {baseline!r}; allowed {', '.join(names)}")
     topics = read_topics(options.data)
-    collection = load_collection(options.data, options.split)
-    same_title = is_of_reviews(options.data)
-    if options.masked:
-        collection = with_masked_queries(collection, topics)
+    ground = lay_ground(options, topics)
+    collection = ground.collection
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     found: dict[str, Evaluation] = {}
-    notes: dict[str, str] = {}
-    for name, system in named.items():
-        search, notes[name] = open_system(system, collection, options, same_title=same_title)
-        run = run_of(collection.query_ids, collection.item_ids, search(collection.query_texts))
-        write_trec(options.out / "runs" / f"{name}.trec", run, name)
-        found[name] = measure(collection.qrels, run, same_title=same_title)
+    runs: dict[str, Run] = {}
+    opened: dict[str, Opened] = {}
+    for system in written:
+        opened[system.name] = open_system(system, ground, opened)
+        rows = opened[system.name].search(collection.query_texts).rows
+        runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
+        write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
+        found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
+    notes = {name: each.note for name, each in opened.items()}
     systems = summarize(found, notes, baseline, topics)
     results = {
         "data": collection.name,
@@ -96,53 +93,26 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         "masked": options.masked,
         "queries": len(collection.query_ids),
         "items": len(collection.item_ids),
-        "same_title": same_title,
+        "same_title": ground.same_title,
         "baseline": baseline,
         "systems": {name: system.document() for name, system in systems.items()},
     }
     (options.out / RESULTS_FILE).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     write_report(options.out, results, systems)
+    write_cases(options.out, collection, runs, baseline, options.data)
     return results
 
 
-def open_system(
-    system: str, collection: Collection, options: EvaluateOptions, *, same_title: bool
-) -> tuple[Search, str]:
-    """Return a search over the collection's items, and what is worth knowing about it."""
-    if system == "bm25":
-        return _open_bm25(collection, options, same_title=same_title)
-    encoder = open_encoder(system)
-    items = embed(encoder, collection.item_texts, options.cache, f"items by {encoder.name}")
-
-    def search(queries: Sequence[str]) -> Rows:
-        vectors = embed(encoder, queries, options.cache, f"queries by {encoder.name}")
-        return exact_top_k(vectors, items, DEPTH)[0]
-
-    return search, f"{encoder.dim} dimensions, exact"
-
-
-def measure(qrels: Qrels, run: Run, *, same_title: bool) -> Evaluation:
-    """Return a run's worth; with `same_title` the items that answer a query count as one."""
-    if same_title:
-        qrels, run = fold(qrels, run)
-    return evaluate(qrels, run, MEASURES)
-
-
-def fold(qrels: Qrels, run: Run) -> tuple[Qrels, Run]:
-    """Return judgements and run in which the relevant items of a query are one.
-
-    It has the place of the first of them in the run; the others are left out.
-
-    >>> fold({"q": {"a": 1, "b": 1}}, {"q": {"x": 3.0, "b": 2.0, "a": 1.0}})
-    ({'q': {'relevant': 1}}, {'q': {'x': 3.0, 'relevant': 2.0}})
-    """
-    folded: dict[str, dict[str, float]] = {}
-    for query_id, scores in run.items():
-        relevant = qrels.get(query_id, {})
-        hits = [score for item_id, score in scores.items() if relevant.get(item_id, 0) > 0]
-        others = {item_id: s for item_id, s in scores.items() if relevant.get(item_id, 0) <= 0}
-        folded[query_id] = others | ({"relevant": max(hits)} if hits else {})
-    return {query_id: {"relevant": 1} for query_id in qrels}, folded
+def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
+    """Return the collection to search and what to tune on: dev, where that is another split."""
+    collection = load_collection(options.data, options.split)
+    dev = None
+    if (options.data / "qrels" / "dev.tsv").is_file() and options.split != "dev":
+        dev = load_collection(options.data, "dev")
+    if options.masked:
+        collection = with_masked_queries(collection, topics)
+        dev = with_masked_queries(dev, topics) if dev else None
+    return Ground(collection, dev, is_of_reviews(options.data), options.cache)
 
 
 def summarize(
@@ -247,12 +217,6 @@ def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> 
     )
 
 
-def is_of_reviews(folder: Path) -> bool:
-    """Tell whether items of the title that a review was written about count as one."""
-    path = folder / "dataset.json"
-    return path.is_file() and orjson.loads(path.read_bytes()).get("relevance") == "same_title"
-
-
 def write_trec(path: Path, run: Run, tag: str) -> None:
     """Write a run as TREC tools read it: query, Q0, item, rank, score, tag."""
     with path.open("w", encoding="utf-8") as file:
@@ -261,52 +225,14 @@ def write_trec(path: Path, run: Run, tag: str) -> None:
                 file.write(f"{query_id} Q0 {item_id} {rank} {score:g} {tag}\n")
 
 
-def split_name(system: str) -> tuple[str, str]:
-    """Return the name and the system of `NAME=SYSTEM`; without a name the last part of its path.
-
-    >>> split_name("ours=runs/best/model"), split_name("models/minilm")
-    (('ours', 'runs/best/model'), ('minilm', 'models/minilm'))
-    """
-    name, equals, path = system.partition("=")
-    if equals:
-        return _allowed(name), path
-    return _allowed(system.rstrip("/").rsplit("/", 1)[-1]), system
-
-
-def _allowed(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise CommandError(f"system name is {name!r}; allowed letters, digits, '.', '_', '-'")
-    return name
-
-
-def _open_bm25(
-    collection: Collection, options: EvaluateOptions, *, same_title: bool
-) -> tuple[Search, str]:
-    """Return BM25, tuned where there is a dev split."""
-    tokenized = tokenize(collection.item_texts)
-    if not (options.data / "qrels" / "dev.tsv").is_file() or options.split == "dev":
-        index = Bm25(tokenized)
-        note = "not tuned"
-    else:
-        dev = load_collection(options.data, "dev")
-
-        def worth(tried: Bm25) -> float:
-            rows = tried.search(dev.query_texts, 10)[0]
-            run = run_of(dev.query_ids, dev.item_ids, rows)
-            return measure(dev.qrels, run, same_title=same_title).means[TUNED_ON]
-
-        best, _ = tune(tokenized, worth)
-        index = Bm25(tokenized, best)
-        note = "tuned on dev"
-    parameters = f"k1 {index.parameters.k1}, b {index.parameters.b}, {note}"
-    return lambda queries: np.asarray(index.search(queries, DEPTH)[0]), parameters
-
-
 def main(
     data: Annotated[Path, typer.Option(help="BEIR folder, as training.dataset writes.")],
     system: Annotated[
         list[str],
-        typer.Option(help="bm25, a bi-encoder or an encoder bundle; NAME=SYSTEM names it."),
+        typer.Option(
+            help="bm25, a bi-encoder or bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
+            "weighted:A+B; NAME=SYSTEM names it."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write report, results and runs to.")],
     split: Annotated[str, typer.Option(help="Judgements to use: qrels/SPLIT.tsv.")] = "test",

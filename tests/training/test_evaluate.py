@@ -7,7 +7,8 @@ import pytest
 from rpc.terminal import CommandError
 from training.baselines import Bm25, Bm25Parameters, tokenize
 from training.embeddings import TextEncoder, embed
-from training.evaluate import EvaluateOptions, compare, fold, measure
+from training.evaluate import EvaluateOptions, compare
+from training.ranking import evaluate, fold
 from training.significance import bootstrap_interval, paired_p_value
 
 ITEMS = {"i1": "red boots", "i2": "red boots", "i3": "blue scarf", "i4": "green kettle"}
@@ -66,7 +67,8 @@ def test_a_baseline_that_is_no_system_is_refused(data, tmp_path):
 def test_items_of_one_title_count_as_one():
     qrels = {"q": {"a": 1, "b": 1}, "unanswered": {"c": 1}}
     run = {"q": {"x": 3.0, "b": 2.0, "a": 1.0}}
-    found = measure(qrels, run, same_title=True).by_query
+    measures = ("recall@1", "recall@10", "mrr@10")
+    found = evaluate(qrels, run, measures, as_one=True).by_query
     assert found["recall@1"].tolist() == [0.0, 0.0]
     assert found["recall@10"].tolist() == [1.0, 0.0]
     assert found["mrr@10"].tolist() == [0.5, 0.0]
@@ -87,7 +89,7 @@ def test_only_new_texts_are_encoded_and_a_torn_write_is_cut_off(tmp_path):
         asked.extend(texts)
         return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
 
-    encoder = TextEncoder("lengths", "f1", 2, encode)
+    encoder = TextEncoder("lengths", "f1", 2, {"query": "", "item": ""}, encode)
     first = embed(encoder, ["aaa", "b", "aaa"], tmp_path, "texts")
     assert first[:, 0].tolist() == [3, 1, 3]
     with (tmp_path / "f1" / "vectors.f32").open("ab") as file:

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rpc.terminal import CommandError
+from training.recipe import read_recipe
+from training.train import main
+
+RECIPES = sorted(Path("training/recipes").glob("*.toml"))
+LEAST = """
+name = "least"
+[model]
+base = "all-MiniLM-L6-v2"
+[batches]
+size = 8
+[optimizer]
+learning_rate = 2e-5
+"""
+
+
+def written(tmp_path, text):
+    (tmp_path / "recipe.toml").write_text(text)
+    return tmp_path / "recipe.toml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_is_shipped_can_be_read(path):
+    assert read_recipe(path).name == path.stem
+
+
+def test_the_paper_s_recipe_is_the_paper_s():
+    recipe = read_recipe(Path("training/recipes/paper.toml"))
+    assert recipe.model.base == "all-mpnet-base-v2"
+    assert (recipe.loss.kind, recipe.loss.symmetric) == ("mnrl", False)
+    assert (recipe.batches.size, recipe.batches.accumulation) == (8, 4)
+    assert (recipe.optimizer.epochs, recipe.negatives.per_pair) == (1, 0)
+    assert recipe.loss.matryoshka_dims == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("size = 8\nsizes = 9", "batches.sizes is no key of a recipe"),
+        ("size = 1", "batches.size is 1: Input should be greater than or equal to 2"),
+        ('size = "many"', "batches.size is 'many': Input should be a valid integer"),
+        ("", "batches.size is missing"),
+        ('size = 8\n[loss]\nkind = "triplet"', "loss.kind is 'triplet': Input should be 'mnrl'"),
+        ("size = 8\n[loss]\ntemperature = 0.0", "loss.temperature is 0.0"),
+        ("size = 8\n[run]\nseed = -1", "run.seed is -1"),
+        (
+            'size = 8\nmini_batch = 16\n[loss]\nkind = "cached_mnrl"',
+            "batches.mini_batch is 16, more than batches.size 8",
+        ),
+        (
+            "size = 8\n[negatives]\nper_pair = 3\nrank_first = 9\nrank_last = 10",
+            "rank_first 9 to rank_last 10 has no room for 3 per_pair",
+        ),
+        (
+            "size = 8\n[negatives]\nper_pair = 1\nfrom_epoch = 2",
+            "negatives.from_epoch is 2, after the last of optimizer.epochs 1",
+        ),
+        ("size = 8\n[speed]\nhigh = true", "speed is no key of a recipe"),
+    ],
+)
+def test_a_key_that_is_wrong_is_named(tmp_path, line, said):
+    path = written(tmp_path, LEAST.replace("size = 8", line))
+    with pytest.raises(CommandError) as refused:
+        read_recipe(path)
+    assert said in str(refused.value)
+
+
+def test_layers_are_frozen_from_below(tmp_path):
+    text = LEAST.replace('L6-v2"', 'L6-v2"\nfreeze_layers = 2')
+    with pytest.raises(CommandError, match="freeze_layers is 2, and below them freeze_token"):
+        read_recipe(written(tmp_path, text))
+
+
+def test_a_file_that_is_no_recipe_is_refused(tmp_path):
+    with pytest.raises(CommandError, match="no such recipe"):
+        read_recipe(tmp_path / "absent.toml")
+    with pytest.raises(CommandError, match="is not TOML"):
+        read_recipe(written(tmp_path, "size: 8"))
+
+
+def test_a_wrong_recipe_is_refused_before_anything_else_is_looked_at(tmp_path):
+    path = written(tmp_path, LEAST + "warm_up = 0.1\n")
+    app = typer.Typer()
+    app.command()(main)
+    arguments = ["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["--recipe", str(path), *arguments])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("optimizer.warm_up is no key of a recipe\n")
+    assert not (tmp_path / "out").exists()

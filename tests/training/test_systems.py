@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rpc.terminal import CommandError
+from training.evaluate import EvaluateOptions, compare
+from training.fusion import Hits, ranked, reciprocal_ranks, weighted_scores
+from training.ranking import exact_top_k
+from training.systems import ann_recall, first_dims, hnsw_search, parse_systems
+
+
+def hits(*queries):
+    """Hits of queries written as {row: score}."""
+    return Hits(
+        np.array([list(each) for each in queries], dtype=np.int64),
+        np.array([list(each.values()) for each in queries], dtype=np.float32),
+    )
+
+
+def unit(rows, dim, seed):
+    drawn = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def test_rrf_adds_reciprocal_ranks():
+    dense, lexical = hits({7: 0.9, 3: 0.8}), hits({3: 12.0, 5: 4.0})
+    [found] = reciprocal_ranks(dense, lexical, lexical_weight=0.5)
+    assert found == pytest.approx({7: 1 / 61, 3: 1 / 62 + 0.5 / 61, 5: 0.5 / 62})
+    assert ranked([found], 3).rows.tolist() == [[3, 7, 5]]
+
+
+def test_weighted_scores_are_scaled_over_the_candidates_of_each_side():
+    dense, lexical = hits({7: 0.9, 3: 0.8, 4: 0.5}), hits({3: 12.0, 5: 4.0, 6: 2.0})
+    [found] = weighted_scores(dense, lexical, alpha=0.75)
+    expected = {7: 0.75, 3: 0.75 * 0.75 + 0.25, 4: 0.0, 5: 0.25 * 0.2, 6: 0.0}
+    assert found == pytest.approx(expected)
+
+
+def test_what_shares_no_word_is_no_lexical_hit():
+    dense, lexical = hits({7: 0.9, 3: 0.8}), hits({1: 0.0, 2: 0.0})
+    assert ranked(reciprocal_ranks(dense, lexical, 1.0), 2).rows.tolist() == [[7, 3]]
+    assert ranked(weighted_scores(dense, lexical, 0.5), 2).rows.tolist() == [[7, 3]]
+
+
+@given(
+    left=st.dictionaries(st.integers(0, 30), st.floats(0.125, 1, width=32), min_size=5),
+    right=st.dictionaries(st.integers(0, 30), st.floats(0.125, 9, width=32), min_size=5),
+)
+def test_a_side_that_weighs_nothing_changes_no_order(left, right):
+    best_first = dict(sorted(left.items(), key=lambda entry: (-entry[1], entry[0])))
+    dense = hits(best_first)
+    lexical = hits(dict(sorted(right.items(), key=lambda entry: -entry[1])))
+    fused = ranked(reciprocal_ranks(dense, lexical, lexical_weight=0.0), len(left))
+    assert fused.rows.tolist() == [list(best_first)]
+
+
+def test_a_hnsw_search_as_wide_as_its_items_is_exact():
+    items, queries = unit(120, 8, 1), unit(20, 8, 2)
+    exact = exact_top_k(queries, items, 10)[0]
+    assert ann_recall(hnsw_search(items, 120)(queries).rows, exact) == 1.0
+    narrow = hnsw_search(items, 16)(queries)
+    assert narrow.rows.shape == (20, 16)
+    assert ann_recall(narrow.rows, exact) > 0.9
+    assert (np.diff(narrow.scores, axis=1) <= 0).all()
+
+
+def test_first_dimensions_are_made_unit_again():
+    vectors = unit(5, 8, 3)
+    assert first_dims(vectors, 8) is vectors
+    cut = first_dims(vectors, 4)
+    np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(cut / cut[:, :1], vectors[:, :4] / vectors[:, :1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("systems", "said"),
+    [
+        (["bm25?k2=1"], "'k2' is no option of it; allowed k1, b"),
+        (["bm25?b=1.5"], r"b is '1.5'; allowed 0.0\.\.1.0"),
+        (["model?dim=many"], "dim is 'many'; allowed 1"),
+        (["a=x", "a=y"], "two systems are called a; write NAME=a=y"),
+        (["rrf:ours+bm25"], "'ours' is no system named before it; there are none"),
+        (["a b=bm25"], "system name is 'a b'"),
+    ],
+)
+def test_a_system_that_cannot_be_understood_is_refused(systems, said):
+    with pytest.raises(CommandError, match=said):
+        parse_systems(systems)
+
+
+def test_a_model_its_first_dimensions_and_fusions_stand_in_one_table(
+    tiny_model, tiny_data, tmp_path
+):
+    systems = [
+        "bm25",
+        f"tiny={tiny_model}",
+        f"tiny-8={tiny_model}?dim=8",
+        f"tiny-hnsw={tiny_model}?ef_search=24&dim=16",
+        "rrf:tiny+bm25",
+        "mixed=weighted:tiny+bm25?alpha=0.0",
+    ]
+    options = EvaluateOptions(tiny_data, systems, tmp_path, tmp_path / "cache")
+    found = compare(options)["systems"]
+    recall = {name: each["measures"]["recall@10"]["mean"] for name, each in found.items()}
+    assert recall["tiny-hnsw"] == recall["tiny"]  # 24 items, all of them looked at
+    assert found["tiny-hnsw"]["note"] == "16 dimensions, HNSW, ef_search 24, ann_recall@10 1.0000"
+    assert found["tiny-8"]["note"] == "8 dimensions, exact"
+    assert found["rrf"]["note"].endswith("tuned on dev")
+    assert found["mixed"]["note"] == "tiny and bm25, alpha 0, as given"
+    # All weight on BM25, which finds each by its color and thing.
+    assert recall["bm25"] == recall["mixed"] == 1.0 > recall["tiny"]
+
+
+def test_more_dimensions_than_there_are_are_refused(tiny_model, tiny_data, tmp_path):
+    options = EvaluateOptions(tiny_data, [f"{tiny_model}?dim=32"], tmp_path, tmp_path / "cache")
+    with pytest.raises(CommandError, match=r"tiny: dim is 32; allowed 1\.\.16"):
+        compare(options)

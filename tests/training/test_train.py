@@ -1,0 +1,210 @@
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from rpc.terminal import CommandError
+from training import trainer
+from training.beir import load_collection
+from training.examples import read_examples
+from training.recipe import Recipe
+from training.train import out_of_memory_as_sentence, train
+from training.trainer import precision
+
+TOTAL_STEPS = 8  # 2 epochs of 48 pairs: 4 steps of 2 batches of 6
+
+
+def a_recipe(base, **sections):
+    written = {
+        "name": "tiny",
+        "model": {"base": str(base), "max_tokens": 12},
+        "batches": {"size": 6, "accumulation": 2, "mini_batch": 4, "product_once": True},
+        "negatives": {"per_pair": 1, "from_epoch": 2, "rank_last": 5},
+        "optimizer": {"learning_rate": 0.01, "epochs": 2},
+        "run": {
+            "evaluations_per_epoch": 2,
+            "checkpoint_steps": 1,
+            "dev_queries": 24,
+            "dev_items": 24,
+        },
+    }
+    for name, keys in sections.items():
+        written[name] = {**written.get(name, {}), **keys}
+    return Recipe.model_validate(written)
+
+
+def weights_of(folder):
+    return SentenceTransformer(str(folder), device="cpu").state_dict()
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Make the run end as Ctrl-C does, right after a step."""
+
+    def arm(step):
+        taken = trainer.take_step
+
+        def take_step(*arguments):
+            taken(*arguments)
+            if arguments[1].step == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer, "take_step", take_step)
+
+    return arm
+
+
+def test_training_finds_more_and_leaves_model_record_and_curves(tiny_model, tiny_data, tmp_path):
+    record = train(a_recipe(tiny_model, optimizer={"epochs": 4}), tiny_data, tmp_path)
+    assert record == json.loads((tmp_path / "run.json").read_text())
+    assert record["dev_recall_at_10"]["best"] > record["dev_recall_at_10"]["before"]
+    assert record["losses"][-1][1] < record["losses"][0][1]
+    assert (record["pairs"], record["items"], record["steps"]) == (48, 24, 2 * TOTAL_STEPS)
+    assert record["versions"]["torch"].startswith("2.")
+    assert record["device"].startswith("CPU")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    # Texts were cut while training; the model that is left takes what its base took.
+    assert SentenceTransformer(str(tmp_path / "model"), device="cpu").max_seq_length == 32
+
+
+@pytest.mark.parametrize("step", [3, TOTAL_STEPS - 1])
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    tiny_model, tiny_data, tmp_path, interrupted_at, monkeypatch, step
+):
+    recipe = a_recipe(tiny_model)
+    whole = train(recipe, tiny_data, tmp_path / "whole")
+    interrupted_at(step)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tiny_data, tmp_path / "cut")
+    monkeypatch.undo()
+    again = train(recipe, tiny_data, tmp_path / "cut")
+    assert whole["steps"] == TOTAL_STEPS
+    assert again["losses"] == whole["losses"]
+    assert again["evaluations"] == whole["evaluations"]
+    left, right = weights_of(tmp_path / "whole" / "model"), weights_of(tmp_path / "cut" / "model")
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_that_is_done_is_not_done_again(tiny_model, tiny_data, tmp_path, interrupted_at):
+    first = train(a_recipe(tiny_model), tiny_data, tmp_path)
+    interrupted_at(TOTAL_STEPS + 1)
+    again = train(a_recipe(tiny_model), tiny_data, tmp_path)
+    assert again["losses"] == first["losses"]
+
+
+def test_a_folder_of_another_run_is_refused(tiny_model, tiny_data, tmp_path):
+    train(a_recipe(tiny_model), tiny_data, tmp_path)
+    other = a_recipe(tiny_model, optimizer={"learning_rate": 0.02})
+    with pytest.raises(CommandError, match="holds a run of another recipe, model or data set"):
+        train(other, tiny_data, tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(CommandError, match=r"checkpoint\.pt cannot be read .*; remove it"):
+        train(other, tiny_data, tmp_path)
+
+
+def test_a_run_that_gets_no_better_stops_and_keeps_its_best(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(
+        tiny_model, optimizer={"learning_rate": 1e-12, "epochs": 3}, run={"patience": 3}
+    )
+    record = train(recipe, tiny_data, tmp_path)
+    assert record["stopped_early"]
+    # One evaluation before the first step, then three without a better one, two an epoch.
+    assert [step for step, _ in record["evaluations"]] == [0, 2, 4, 6]
+    assert record["steps"] == 6
+
+
+def test_frozen_word_vectors_stay_and_other_weights_move(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(
+        tiny_model, model={"freeze_token_embeddings": True}, optimizer={"weight_decay": 0.1}
+    )
+    train(recipe, tiny_data, tmp_path)
+    before, after = weights_of(tiny_model), weights_of(tmp_path / "model")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("word_embeddings" in name for name in moved)
+    assert any("attention" in name for name in moved)
+
+
+def test_without_freezing_word_vectors_move(tiny_model, tiny_data, tmp_path):
+    train(a_recipe(tiny_model), tiny_data, tmp_path)
+    before, after = weights_of(tiny_model), weights_of(tmp_path / "model")
+    name = next(name for name in before if "word_embeddings" in name)
+    assert not torch.equal(before[name], after[name])
+
+
+def test_prompts_of_the_model_stand_before_what_it_is_trained_on(tiny_model, tiny_data, tmp_path):
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.prompts = {"query": "query: ", "document": "item: "}
+    model.save(str(tmp_path / "prompted"))
+    recipe = a_recipe(tmp_path / "prompted")
+    examples = read_examples(tiny_data, None, None)
+    dev = load_collection(tiny_data, "dev")
+    prepared = trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+    queries, items = prepared.examples.columns([0], None)
+    assert queries == [f"query: {examples.queries[0]}"]
+    assert items == ["item: red boots"]
+    assert prepared.dev.item_texts[0] == "item: red boots"
+
+
+def test_running_out_of_memory_names_the_key_to_lower():
+    plain = a_recipe("any", batches={"size": 128})
+    with (
+        pytest.raises(CommandError, match=r"out of memory: lower batches\.size \(now 128\)"),
+        out_of_memory_as_sentence(plain),
+    ):
+        torch.empty(1 << 50)
+    cached = a_recipe("any", loss={"kind": "cached_mnrl"})
+    with (
+        pytest.raises(CommandError, match=r"lower batches\.mini_batch \(now 4\)"),
+        out_of_memory_as_sentence(cached),
+    ):
+        np.empty(1 << 50)
+    with pytest.raises(RuntimeError, match="something else"), out_of_memory_as_sentence(plain):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bfloat16_is_used_on_a_gpu_alone():
+    recipe = a_recipe("any")
+    assert isinstance(precision(recipe, torch.device("cpu")), nullcontext)
+    on_gpu = precision(recipe, torch.device("cuda"))
+    assert isinstance(on_gpu, torch.autocast)
+    assert on_gpu.fast_dtype == torch.bfloat16
+    without = a_recipe("any", run={"bf16": False})
+    assert isinstance(precision(without, torch.device("cuda")), nullcontext)
+
+
+def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, loss={"matryoshka_dims": [8, 32]})
+    with pytest.raises(CommandError, match=r"loss\.matryoshka_dims has 32; allowed 1\.\.16"):
+        train(recipe, tiny_data, tmp_path)
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path):
+    with pytest.raises(CommandError, match="no training pairs; make them with python -m"):
+        train(a_recipe("any"), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_category_can_be_kept_out(tiny_data):
+    examples = read_examples(tiny_data, None, "lamp")
+    assert len(examples.queries) == 36
+    assert not any("lamp" in item for item in examples.items)
+
+
+def test_layers_are_frozen_from_below_and_one_is_left(minilm_model, tiny_data, tmp_path):
+    frozen = {"freeze_token_embeddings": True, "freeze_layers": 6}
+    examples, dev = read_examples(tiny_data, None, None), load_collection(tiny_data, "dev")
+    recipe = a_recipe(minilm_model, model=frozen)
+    with pytest.raises(CommandError, match=r"model\.freeze_layers is 6; allowed 0\.\.5"):
+        trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+    recipe = a_recipe(minilm_model, model=frozen | {"freeze_layers": 4})
+    prepared = trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+    trained = [n for n, weight in prepared.model.named_parameters() if weight.requires_grad]
+    assert {name.split("encoder.layer.")[1][0] for name in trained if "layer." in name} == {
+        "4",
+        "5",
+    }
+    assert not any("embeddings" in name for name in trained)

@@ -1,0 +1,96 @@
+"""The pairs to train on, by columns: queries, their items, and hard negatives."""
+
+import gzip
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import xxhash
+from numpy.typing import NDArray
+
+from rpc.terminal import CommandError
+from training.dataset import PAIRS_FILE
+
+Rows = NDArray[np.int64]
+# Items tried in place of a negative that cannot be used; a batch asks for few of all products.
+_DRAWS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Pairs of a query and an item.
+
+    Attributes:
+        queries: a text for each pair.
+        groups: the product group of each pair.
+        positives: the item of each pair, a row of `items`, int64 of shape (pairs,).
+        items: the texts of items, each once.
+        item_groups: the product group of each item.
+        fingerprint: a hash over all of it.
+    """
+
+    queries: tuple[str, ...]
+    groups: tuple[str, ...]
+    positives: Rows
+    items: tuple[str, ...]
+    item_groups: tuple[str, ...]
+    fingerprint: str
+
+    def columns(self, batch: Sequence[int], negatives: Rows | None) -> list[list[str]]:
+        """Return the texts of a batch: queries, their items, and a column for each negative.
+
+        A negative is one for every query of the batch. So none is of a product that the batch
+        asks for: there another item stands, as where no negative was mined (-1).
+        """
+        columns = [
+            [self.queries[place] for place in batch],
+            [self.items[self.positives[place]] for place in batch],
+        ]
+        asked_for = {self.groups[place] for place in batch}
+        for number in range(0 if negatives is None else negatives.shape[1]):
+            assert negatives is not None
+            rows = (
+                self._usable(int(negatives[place, number]), place, asked_for) for place in batch
+            )
+            columns.append([self.items[row] for row in rows])
+        return columns
+
+    def _usable(self, row: int, place: int, asked_for: Container[str]) -> int:
+        """Return a negative's row, or another drawn for this place when it cannot be used."""
+        for draw in range(_DRAWS_MAX):
+            if row >= 0 and self.item_groups[row] not in asked_for:
+                break
+            row = xxhash.xxh3_64_intdigest(f"{place} {draw}".encode()) % len(self.items)
+        return row
+
+
+def read_examples(folder: Path, pairs_max: int | None, except_category: str | None) -> Examples:
+    """Return the training pairs of a data set.
+
+    Raises:
+        CommandError: there is no such data set, or it has less than two pairs.
+    """
+    path = folder / PAIRS_FILE
+    if not path.is_file():
+        raise CommandError(f"{path}: no training pairs; make them with python -m training.dataset")
+    with gzip.open(path) as file:
+        read = [orjson.loads(line) for line in file]
+    kept = [pair for pair in read if pair["category"] != except_category][:pairs_max]
+    if len(kept) < 2:
+        raise CommandError(f"{path}: {len(kept)} pairs are left to train on; 2 are the least")
+    rows: dict[str, int] = {}
+    item_groups: list[str] = []
+    for pair in kept:
+        if pair["positive"] not in rows:
+            rows[pair["positive"]] = len(rows)
+            item_groups.append(pair["group"])
+    return Examples(
+        queries=tuple(pair["query"] for pair in kept),
+        groups=tuple(pair["group"] for pair in kept),
+        positives=np.array([rows[pair["positive"]] for pair in kept], dtype=np.int64),
+        items=tuple(rows),
+        item_groups=tuple(item_groups),
+        fingerprint=xxhash.xxh3_128_hexdigest(orjson.dumps(kept)),
+    )

@@ -1,0 +1,221 @@
+"""What a training run is made of: a TOML file in which every key is known and every value possible.
+
+`recipes/paper.toml` is the paper's recipe; `recipes/best-minilm.toml` is ours.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rpc.terminal import CommandError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A table of the file: nothing in it is unknown, nothing of it changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """What is trained.
+
+    Attributes:
+        base: folder or id of a sentence-transformers bi-encoder.
+        max_tokens: texts are cut after so many while training; None: the model's limit.
+        freeze_token_embeddings: leave the vectors of words as they are: most of a small model's
+            weights, of which a small data set sees few.
+        freeze_layers: leave the first so many layers as they are, which saves the way back through
+            them.
+    """
+
+    base: str = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=8, le=8192)
+    freeze_token_embeddings: bool = False
+    freeze_layers: int = Field(default=0, ge=0, le=256)
+
+    @model_validator(mode="after")
+    def _from_below(self) -> Self:
+        if self.freeze_layers and not self.freeze_token_embeddings:
+            raise ValueError(
+                f"freeze_layers is {self.freeze_layers}, and below them freeze_token_embeddings is "
+                "false; layers are frozen from below"
+            )
+        return self
+
+
+class DataSection(Section):
+    """What is trained on.
+
+    Attributes:
+        pairs_max: use so many pairs, the first drawn; None: all.
+        except_category: leave out pairs of this category, to test what carries over to it.
+    """
+
+    pairs_max: int | None = Field(default=None, ge=2)
+    except_category: str | None = None
+
+
+class LossSection(Section):
+    """What is made small.
+
+    Attributes:
+        kind: "mnrl" holds a whole batch in memory; "cached_mnrl" a mini-batch, and takes a third
+            longer.
+        temperature: cosines are divided by it.
+        symmetric: also find the query for an item, not only the item for a query.
+        hardness: weight of the negatives that are close; 0: all alike.
+        matryoshka_dims: also train these first dimensions to stand alone; empty: only all.
+    """
+
+    kind: Literal["mnrl", "cached_mnrl"] = "mnrl"
+    temperature: float = Field(default=0.05, ge=0.001, le=1.0)
+    symmetric: bool = False
+    hardness: float = Field(default=0.0, ge=0.0, le=50.0)
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+
+class BatchSection(Section):
+    """How pairs come together.
+
+    Attributes:
+        size: pairs whose items are each other's negatives.
+        accumulation: batches a step of the optimizer. It adds no negatives.
+        mini_batch: texts embedded at once, where the loss is cached, and in evaluation.
+        product_once: no two pairs of a batch are of one product, which would be its own negative.
+        bucket: so many batches are filled from pairs sorted by length, which saves padding; 1: not.
+    """
+
+    size: int = Field(ge=2, le=65_536)
+    accumulation: int = Field(default=1, ge=1, le=1024)
+    mini_batch: int = Field(default=32, ge=1, le=4096)
+    product_once: bool = False
+    bucket: int = Field(default=1, ge=1, le=1024)
+
+
+class NegativesSection(Section):
+    """Hard negatives: items that the model itself ranks high, and that are not of the product.
+
+    Attributes:
+        per_pair: how many; 0: none.
+        from_epoch: first epoch with them, 1-based.
+        rank_first, rank_last: taken from these ranks, 1-based, product left out.
+        margin: only items whose score is at most (1 - margin) of the positive's: closer ones may be
+            right as well.
+        refresh: mine again before each epoch.
+    """
+
+    per_pair: int = Field(default=0, ge=0, le=32)
+    from_epoch: int = Field(default=1, ge=1)
+    rank_first: int = Field(default=1, ge=1)
+    rank_last: int = Field(default=50, ge=1, le=1000)
+    margin: Share = 0.05
+    refresh: bool = True
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.rank_last - self.rank_first + 1 < self.per_pair:
+            raise ValueError(
+                f"rank_first {self.rank_first} to rank_last {self.rank_last} has no room for "
+                f"{self.per_pair} per_pair"
+            )
+        return self
+
+
+class OptimizerSection(Section):
+    """How weights move: AdamW, warm-up, then linearly to zero.
+
+    Attributes:
+        learning_rate: at its peak.
+        epochs: passes over the pairs.
+        warmup: share of all steps in which the rate rises.
+        weight_decay: AdamW's.
+        gradient_norm_max: longer gradients are shortened.
+    """
+
+    learning_rate: float = Field(gt=0.0, le=0.1)
+    epochs: int = Field(default=1, ge=1, le=1000)
+    warmup: Share = 0.1
+    weight_decay: Share = 0.0
+    gradient_norm_max: float = Field(default=1.0, gt=0.0)
+
+
+class RunSection(Section):
+    """How a run goes.
+
+    Attributes:
+        seed: of the order of pairs and of dropout.
+        evaluations_per_epoch: how often dev recall@10 is taken; the best weights are kept.
+        patience: stop after so many evaluations without a better one; 0: never.
+        dev_queries, dev_items: size of the collection it is taken on.
+        checkpoint_steps: optimizer steps between checkpoints.
+        bf16: compute in bfloat16, on a GPU only.
+    """
+
+    seed: int = Field(default=7, ge=0)
+    evaluations_per_epoch: int = Field(default=4, ge=1, le=1000)
+    patience: int = Field(default=0, ge=0)
+    dev_queries: int = Field(default=500, ge=1)
+    dev_items: int = Field(default=3000, ge=10)
+    checkpoint_steps: int = Field(default=20, ge=1)
+    bf16: bool = True
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    model: ModelSection
+    data: DataSection = DataSection()
+    loss: LossSection = LossSection()
+    batches: BatchSection
+    negatives: NegativesSection = NegativesSection()
+    optimizer: OptimizerSection
+    run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.loss.kind == "cached_mnrl" and self.batches.mini_batch > self.batches.size:
+            raise ValueError(
+                f"batches.mini_batch is {self.batches.mini_batch}, more than batches.size "
+                f"{self.batches.size}"
+            )
+        if self.negatives.per_pair and self.negatives.from_epoch > self.optimizer.epochs:
+            raise ValueError(
+                f"negatives.from_epoch is {self.negatives.from_epoch}, after the last of "
+                f"optimizer.epochs {self.optimizer.epochs}"
+            )
+        return self
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe in a file.
+
+    Raises:
+        CommandError: it is missing or not TOML, or a key is unknown, missing or impossible.
+    """
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as exc:
+        raise CommandError(f"{path}: no such recipe") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise CommandError(f"{path}: is not TOML: {exc}") from exc
+    except ValidationError as exc:
+        raise CommandError(f"{path}: {'; '.join(_sentences(exc))}") from exc
+
+
+def _sentences(exc: ValidationError) -> list[str]:
+    """Return what is wrong, a key a sentence."""
+    found = []
+    for error in exc.errors():
+        key = ".".join(map(str, error["loc"])) or "recipe"
+        if error["type"] == "extra_forbidden":
+            found.append(f"{key} is no key of a recipe")
+        elif error["type"] == "missing":
+            found.append(f"{key} is missing")
+        else:
+            found.append(f"{key} is {error['input']!r}: {error['msg']}"[:300])
+    return found
