@@ -1,24 +1,21 @@
 """Runs searches on a few threads behind a bounded queue; drops those nobody waits for.
 
-The hand-over is what a search pays twice, to a thread and back, and where the interpreter's lock is
-fought over. So it is kept small: a future of asyncio, a queue, one call to wake the loop. A search
-that is over before a hand-over would be is run where it arrives, if no other runs or waits; see
-docs/adr/0016-short-searches-run-where-they-arrive.md.
+A search that is over before it could be handed over is run where it arrives, if no other runs or
+waits; see docs/adr/0016-short-searches-run-where-they-arrive.md.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import faiss
 
 from rpc.deadlines import Deadline
 from rpc.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from rpc.threads import Threads
 
 T = TypeVar("T")
 
@@ -52,44 +49,39 @@ class Ran(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Work, who waits for it, and what to do when it is over."""
+    """Work, when it was asked for, and what to do when it is over."""
 
     work: Callable[[Callable[[], None]], Any]
     ticket: Ticket
     at_end: Callable[[], None]
-    loop: asyncio.AbstractEventLoop
-    answer: "asyncio.Future[Any]"
     queued_s: float
     begun: bool = False
 
-    def deliver(self, ran: Any, error: BaseException | None) -> None:
-        """Hand the outcome to who waits; on the loop."""
-        if self.answer.done():
-            return
-        if error is None:
-            self.answer.set_result(ran)
-        else:
-            self.answer.set_exception(error)
+    def run(self) -> Ran[Any]:
+        """Do the work, unless nobody waits for it any more."""
+        started_s = time.perf_counter()
+        try:
+            self.ticket.check()
+            self.ticket.started = True
+            result = self.work(self.ticket.check)
+        finally:
+            self.at_end()
+        return Ran(result, started_s - self.queued_s, time.perf_counter() - started_s)
 
 
 class SearchExecutor:
     """Threads with a limit on what waits for them."""
 
     def __init__(self, threads: int, waiting_max: int) -> None:
+        self.threads = Threads("search", threads, one_thread_each)
+        self._num_threads = threads
         self._waiting_max = waiting_max
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = Lock()
         self._closed = False
         self.waiting = 0
         self.running = 0
-        self.threads = [
-            Thread(target=self._work, name=f"search-{number}", daemon=True)
-            for number in range(threads)
-        ]
         # The loop's own thread, for short work.
         one_thread_each()
-        for thread in self.threads:
-            thread.start()
 
     async def run(
         self,
@@ -112,84 +104,57 @@ class SearchExecutor:
         Raises:
             ResourceExhausted: as many calls as allowed are waiting.
             DeadlineExceeded: the deadline passed.
+            Unavailable: the executor was closed first.
         """
-        loop = asyncio.get_running_loop()
-        ticket = Ticket(deadline)
-        job = _Job(work, ticket, at_end, loop, loop.create_future(), time.perf_counter())
+        job = _Job(work, Ticket(deadline), at_end, time.perf_counter())
         if short and not self.running and not self.waiting:
-            return self._run_here(job)
-        self._submit(job)
+            return job.run()
+        self._admit(job)
         try:
-            ran: Ran[T] = await job.answer
+            ran: Ran[T] | None = await self.threads.run(lambda: self._run(job))
         except asyncio.CancelledError:
-            ticket.abandoned = True
+            job.ticket.abandoned = True
             self._drop(job)
             raise
+        assert ran is not None
         return ran
 
     def close(self) -> None:
         """Drop what waits; what runs ends on its own."""
-        with self._lock:
-            self._closed = True
-        for _ in self.threads:
-            self._jobs.put(None)
+        self._closed = True
+        self.threads.close()
 
-    def _run_here(self, job: _Job) -> Ran[Any]:
-        ran, error = self._outcome_of(job)
-        job.at_end()
-        if ran is None:
-            assert error is not None
-            raise error
-        return ran
-
-    def _submit(self, job: _Job) -> None:
+    def _admit(self, job: _Job) -> None:
         """Let a call wait, if there is room; free threads are room, too."""
         with self._lock:
-            free = max(0, len(self.threads) - self.running)
-            has_room = not self._closed and self.waiting < self._waiting_max + free
+            free = max(0, self._num_threads - self.running)
+            has_room = self.waiting < self._waiting_max + free
             self.waiting += has_room
             waiting = self.waiting
         if not has_room:
             job.at_end()
             raise ResourceExhausted(f"{waiting} calls are waiting for a search thread")
-        self._jobs.put(job)
+
+    def _run(self, job: _Job) -> Ran[Any] | None:
+        """Run a job on this thread; None when it was dropped before."""
+        if self._closed:
+            self._drop(job)
+            raise Unavailable("DRAINING", "the index service is stopping")
+        if not self._begin(job):
+            return None
+        try:
+            return job.run()
+        finally:
+            self._end()
 
     def _drop(self, job: _Job) -> None:
-        """Let go of a call that left before a thread took it."""
+        """Let go of a job that no thread has begun."""
         if self._begin(job):
             job.at_end()
             self._end()
 
-    def _work(self) -> None:
-        """Run jobs until the executor is closed."""
-        one_thread_each()
-        while (job := self._jobs.get()) is not None:
-            if self._begin(job):
-                ran, error = self._outcome_of(job)
-                job.at_end()
-                self._end()
-                # A closed loop has nobody left who waits.
-                with suppress(RuntimeError):
-                    job.loop.call_soon_threadsafe(job.deliver, ran, error)
-            del job
-
-    def _outcome_of(self, job: _Job) -> tuple[Ran[Any] | None, BaseException | None]:
-        started_s = time.perf_counter()
-        try:
-            self._require_open()
-            job.ticket.check()
-            job.ticket.started = True
-            result = job.work(job.ticket.check)
-        except BaseException as exc:
-            return None, exc
-        return Ran(result, started_s - job.queued_s, time.perf_counter() - started_s), None
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise Unavailable("DRAINING", "the index service is stopping")
-
     def _begin(self, job: _Job) -> bool:
-        """Count a job that waits as running; False when somebody else took or dropped it."""
+        """Count a job that waits as running; False when somebody else began or dropped it."""
         with self._lock:
             is_first = not job.begun
             job.begun = True

@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from gateway.catalog.store import (
     check_schema_version,
 )
 from rpc.errors import InvalidArgument
+from rpc.threads import Threads
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class SqliteCatalog:
     def __init__(self, path: Path, limits: StoreLimits) -> None:
         self._limits = limits
         self._reader = _Reader(path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog-sqlite")
+        self._thread = Threads("catalog-sqlite", 1)
 
     async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized items by id; unknown ids are absent."""
@@ -50,12 +50,12 @@ class SqliteCatalog:
     async def close(self) -> None:
         """Close the connection; a read in progress is interrupted."""
         self._reader.interrupt()
-        self._thread.submit(self._reader.close)
-        self._thread.shutdown(wait=False)
+        self._thread.run(self._reader.close)
+        self._thread.close()
 
     async def _ask(self, read: Callable[[], T]) -> T:
         timeout_s = self._limits.query_timeout_s
-        reading = asyncio.get_running_loop().run_in_executor(self._thread, read)
+        reading = self._thread.run(read)
         try:
             async with asyncio.timeout(timeout_s):
                 return await reading

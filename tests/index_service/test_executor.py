@@ -133,9 +133,7 @@ async def test_a_closed_executor_drops_what_waits_and_ends_its_threads():
         await waiting
     assert ended == [1]
     assert not unwanted.started.is_set()
-    for thread in executor.threads:
-        await asyncio.to_thread(thread.join, 30)
-        assert not thread.is_alive()
+    assert await asyncio.to_thread(executor.threads.join, 30)
 
 
 async def test_short_work_runs_where_it_arrives_while_the_threads_have_nothing_to_do(executor):
