@@ -10,14 +10,13 @@ from gateway.coalesce import Batch, Coalescer
 from gateway.query import NO_FIELDS
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import types_pb2
-from rpc.deadlines import Deadline
+from rpc.deadlines import Alarms, Deadline
 from rpc.errors import InvalidArgument
 
 FIELD_NAMES = ("title", "texts", "attributes", "metadata")
 MAPS = ("texts", "attributes")
 _FIELDS_MAX = 64
 _ENTRY_OVERHEAD_BYTES = 256
-_KEEP_S = 0.01
 
 
 class ItemReader:
@@ -28,6 +27,7 @@ class ItemReader:
         self.misses = 0
         self._num_forgotten = 0
         self._catalog = catalog
+        self._alarms = Alarms()
         self._kept: TTLCache[str, bytes] = TTLCache(
             settings.item_cache_bytes,
             ttl=settings.item_cache_ttl_s,
@@ -53,8 +53,9 @@ class ItemReader:
         self.hits += len(found)
         self.misses += len(missing)
         if missing:
-            async with asyncio.timeout(deadline.remaining_s()):
-                found |= await self._reads.submit(missing, deadline)
+            reading = self._reads.submit(missing, deadline)
+            read: dict[str, bytes] = await self._alarms.within(reading, deadline.remaining_s())
+            found |= read
         return found
 
     def forget(self) -> None:
@@ -64,14 +65,16 @@ class ItemReader:
 
     async def close(self) -> None:
         """Cancel reads and close the catalogue."""
+        self._alarms.close()
         await self._reads.close()
         await self._catalog.close()
 
     async def _read(self, _: Hashable, batch: Batch[Sequence[str]]) -> Sequence[dict[str, bytes]]:
         wanted = {item_id for item_ids in batch.questions for item_id in item_ids}
         items = await self._catalog.get_items(list(wanted))
-        # Who asked need not wait for it.
-        asyncio.get_running_loop().call_later(_KEEP_S, self._keep, items, self._num_forgotten)
+        # Two turns of the loop on: in the next one, who asked goes on with what was read.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._keep, items, self._num_forgotten)
         return [
             {item_id: items[item_id] for item_id in item_ids if item_id in items}
             for item_ids in batch.questions

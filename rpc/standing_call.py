@@ -8,13 +8,14 @@ cancelled. A server that offers no exchange is asked by calls of their own.
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import grpc
 
 from protos.vitrine.v1 import exchange_pb2
+from rpc.deadlines import Alarms
 from rpc.errors import DETAILS_KEY
 from rpc.telemetry import REQUEST_ID_CHARS_MAX, REQUEST_ID_KEY
 
@@ -71,8 +72,9 @@ class StandingCall(Generic[M]):
             stream = self._current()
             try:
                 return await stream.ask(self._method, request, timeout_s, request_id)
-            except _BrokenWriteError:
-                pass  # a call of its own says why
+            except _UnsentError:
+                # A call of its own says why.
+                self._is_offered = await stream.was_offered()
             except grpc.aio.AioRpcError:
                 if stream.is_offered:
                     raise
@@ -96,12 +98,12 @@ class StandingCall(Generic[M]):
         return stream
 
 
-class _BrokenWriteError(Exception):
-    """A stream ended while a request was being written; gRPC then forgets with which status."""
+class _UnsentError(Exception):
+    """A stream ended before a request was written; gRPC then forgets with which status."""
 
 
 class _Stream:
-    """One stream: numbers requests, hands answers to those who wait for them."""
+    """One stream: numbers requests, writes them in turn, hands answers to those who wait."""
 
     def __init__(self, call: Any) -> None:
         self.is_over = False
@@ -111,9 +113,12 @@ class _Stream:
         self._retired = False
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[exchange_pb2.ExchangeResponse]] = {}
-        self._writing = asyncio.Lock()
-        self._asides: set[asyncio.Task[None]] = set()
+        self._alarms = Alarms()
+        self._unwritten: deque[exchange_pb2.ExchangeRequest] = deque()
+        self._more = asyncio.Event()
         self._reading = asyncio.create_task(self._read_all())
+        # A task of its own: who gives up while a request is being written breaks nothing.
+        self._writing = asyncio.create_task(self._write_all())
 
     @property
     def age_s(self) -> float:
@@ -128,18 +133,17 @@ class _Stream:
         """
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._write(
+            exchange_pb2.ExchangeRequest(
+                number=number,
+                method=method,
+                request=request,
+                timeout_us=max(1, int(timeout_s * 1e6)),
+                request_id=request_id,
+            )
+        )
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._write(
-                    exchange_pb2.ExchangeRequest(
-                        number=number,
-                        method=method,
-                        request=request,
-                        timeout_us=max(1, int(timeout_s * 1e6)),
-                        request_id=request_id,
-                    )
-                )
-                response = await answer
+            response = await self._alarms.within(answer, timeout_s)
         except TimeoutError as exc:
             self._withdraw(number)
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from exc
@@ -148,12 +152,16 @@ class _Stream:
             raise
         finally:
             del self._asked[number]
-            answer.cancel()
             self._end_if_retired()
         if response.code:
             raise _error(_CODES[response.code], response.message, response.details)
         answered: bytes = response.response
         return answered
+
+    async def was_offered(self) -> bool:
+        """Tell whether the server offers exchanges, once the stream has ended."""
+        await asyncio.wait([self._reading])
+        return self.is_offered
 
     def retire(self) -> None:
         """Take no more requests; end once what was asked is answered."""
@@ -163,7 +171,9 @@ class _Stream:
     async def close(self) -> None:
         """End now."""
         self._call.cancel()
-        await asyncio.gather(self._reading, *self._asides, return_exceptions=True)
+        self._writing.cancel()
+        await asyncio.gather(self._reading, self._writing, return_exceptions=True)
+        self._alarms.close()
 
     async def _read_all(self) -> None:
         """Hand out answers until the stream ends; then everybody who waits hears why."""
@@ -176,18 +186,36 @@ class _Stream:
             pass  # told by the status, below
         finally:
             self.is_over = True
+            self._more.set()
         error = await self._why_it_ended()
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(error)
 
-    async def _write(self, message: exchange_pb2.ExchangeRequest) -> None:
-        async with self._writing:
-            try:
-                await self._call.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as exc:
-                self.is_over = True
-                raise _BrokenWriteError from exc
+    async def _write_all(self) -> None:
+        """Write what there is to write, until the stream is over."""
+        try:
+            while self._unwritten or not self.is_over:
+                while self._unwritten:
+                    await self._call.write(self._unwritten[0])
+                    self._unwritten.popleft()
+                self._more.clear()
+                if not self.is_over:
+                    await self._more.wait()
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self.is_over = True
+            self._fail_unwritten()
+
+    def _write(self, message: exchange_pb2.ExchangeRequest) -> None:
+        self._unwritten.append(message)
+        self._more.set()
+
+    def _fail_unwritten(self) -> None:
+        for message in self._unwritten:
+            answer = self._asked.get(message.number)
+            if answer is not None and not answer.done():
+                answer.set_exception(_UnsentError())
 
     async def _why_it_ended(self) -> grpc.aio.AioRpcError:
         """Return the stream's status as an error: a stream that ends takes its requests along."""
@@ -201,30 +229,12 @@ class _Stream:
     def _withdraw(self, number: int) -> None:
         """Tell the server that nobody waits for an answer any more."""
         if not self.is_over:
-            withdrawal = exchange_pb2.ExchangeRequest(number=number, withdrawn=True)
-            self._aside(self._write_if_open(withdrawal))
+            self._write(exchange_pb2.ExchangeRequest(number=number, withdrawn=True))
 
     def _end_if_retired(self) -> None:
         if self._retired and not self._asked and not self.is_over:
             self.is_over = True
-            self._aside(self._say_done())
-
-    async def _say_done(self) -> None:
-        async with self._writing:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._call.done_writing()
-
-    async def _write_if_open(self, message: exchange_pb2.ExchangeRequest) -> None:
-        try:
-            await self._write(message)
-        except _BrokenWriteError:
-            return
-
-    def _aside(self, work: Any) -> None:
-        """Run something that nobody waits for, and hold on to it until it ends."""
-        task = asyncio.create_task(work)
-        self._asides.add(task)
-        task.add_done_callback(self._asides.discard)
+            self._more.set()
 
 
 def _error(code: grpc.StatusCode, message: str, details: bytes = b"") -> grpc.aio.AioRpcError:

@@ -1,6 +1,5 @@
 """The catalogue in one SQLite file, read by a service's event loop."""
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from gateway.catalog.store import (
     catalog_down,
     check_schema_version,
 )
+from rpc.deadlines import Alarms
 from rpc.errors import InvalidArgument
 from rpc.threads import Threads
 
@@ -36,6 +36,7 @@ class SqliteCatalog:
     def __init__(self, path: Path, limits: StoreLimits) -> None:
         self._limits = limits
         self._reader = _Reader(path)
+        self._alarms = Alarms()
         self._thread = Threads("catalog-sqlite", 1)
 
     async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
@@ -49,6 +50,7 @@ class SqliteCatalog:
 
     async def close(self) -> None:
         """Close the connection; a read in progress is interrupted."""
+        self._alarms.close()
         self._reader.interrupt()
         self._thread.run(self._reader.close)
         self._thread.close()
@@ -57,8 +59,7 @@ class SqliteCatalog:
         timeout_s = self._limits.query_timeout_s
         reading = self._thread.run(read)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await reading
+            return await self._alarms.within(reading, timeout_s)
         except TimeoutError as exc:
             self._reader.interrupt()
             raise catalog_down(f"no answer from SQLite within {timeout_s} s") from exc

@@ -1,9 +1,11 @@
 """Deadlines: the sooner of caller's and default, shared out, never negative."""
 
+import asyncio
+
 import pytest
 
 from rpc import deadlines
-from rpc.deadlines import Deadline
+from rpc.deadlines import Alarms, Deadline
 
 
 class Call:
@@ -46,3 +48,74 @@ def test_a_passed_deadline_leaves_nothing(clock):
     clock.now_s = 150.0
     assert deadline.remaining_s() == 0.0
     assert deadline.share_s(0.5) == 0.0
+
+
+class Timers:
+    """Counts the timers that alarms set on the running loop."""
+
+    def __init__(self, monkeypatch):
+        self.set = 0
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def counted(*arguments):
+            self.set += 1
+            return call_later(*arguments)
+
+        monkeypatch.setattr(loop, "call_later", counted)
+
+
+def a_future():
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_a_wait_ends_with_its_result_and_sets_no_timer_of_its_own(monkeypatch):
+    alarms, first = Alarms(), a_future()
+    waiting = asyncio.ensure_future(alarms.within(first, 60.0))
+    await asyncio.sleep(0)
+    timers = Timers(monkeypatch)
+    for number in range(100):
+        future = a_future()
+        later = asyncio.ensure_future(alarms.within(future, 61.0))
+        await asyncio.sleep(0)
+        future.set_result(number)
+        assert await later == number
+    assert timers.set == 0
+    first.set_result("first")
+    assert await waiting == "first"
+    alarms.close()
+
+
+async def test_a_wait_whose_time_is_over_is_told_and_others_go_on():
+    alarms, others = Alarms(), a_future()
+    waiting = asyncio.ensure_future(alarms.within(others, 60.0))
+    await asyncio.sleep(0)
+    late = a_future()
+    with pytest.raises(TimeoutError):
+        await alarms.within(late, 0.01)
+    assert isinstance(late.exception(), TimeoutError)
+    later = a_future()
+    with pytest.raises(TimeoutError):
+        await alarms.within(later, 0.02)
+    others.set_result(1)
+    assert await waiting == 1
+    alarms.close()
+
+
+async def test_no_time_at_all_is_over_at_once_unless_the_result_is_there():
+    alarms, there = Alarms(), a_future()
+    there.set_result(1)
+    assert await alarms.within(there, 0.0) == 1
+    with pytest.raises(TimeoutError):
+        await alarms.within(a_future(), 0.0)
+
+
+async def test_a_wait_that_is_cancelled_cancels_what_it_waits_for():
+    alarms, future = Alarms(), a_future()
+    waiting = asyncio.ensure_future(alarms.within(future, 60.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert future.cancelled()
+    alarms.close()

@@ -163,3 +163,22 @@ def count_streams(standing: StandingCall) -> list[int]:
 
     standing._open_stream = counted
     return opened
+
+
+async def test_giving_up_while_a_request_is_being_written_hurts_no_other(tmp_path):
+    async with running(tmp_path, calls_in_flight_max=1) as server:
+        standing = StandingCall(server.channel, ENCODE, encoder_pb2.EncodeResponse.FromString)
+        streams = count_streams(standing)
+        first = asyncio.ensure_future(standing.ask(texts("wait"), TIMEOUT_S, "first"))
+        await server.service.waiting.wait()
+        # More than the connection holds while the server reads no further.
+        large = texts("x" * 1_000_000)
+        refused = await asyncio.gather(
+            *(status_of(standing.ask(large, 0.3, "")) for _ in range(16))
+        )
+        assert {error.code() for error in refused} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        server.service.go_on.set()
+        assert (await first).encoder_id == "first"
+        assert (await standing.ask(texts("x"), TIMEOUT_S, "next")).encoder_id == "next"
+        assert streams == [1]
+        await standing.close()
