@@ -62,6 +62,7 @@ async def serve(settings: IndexSettings) -> None:
         plan_limits,
         settings.search_timeout_s,
         settings.short_search_us,
+        settings.recall_sample,
     )
 
     async def describe() -> dict[str, Any]:

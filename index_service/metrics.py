@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from index_service.holdings import Holding
 from index_service.query import Hits
+from index_service.sampling import Sampled
 from index_service.shard import Arrival
 from rpc.telemetry import LATENCY_BUCKETS_S, RpcMetrics
 
@@ -65,6 +66,34 @@ class IndexMetrics(RpcMetrics):
             ["generation"],
             registry=self.registry,
         )
+
+        self._recall_found = Counter(
+            "vitrine_index_recall_found_total",
+            "Of the exact best ten of sampled searches, those that were found, by the upper end of "
+            "the band that the filter's selectivity is in.",
+            ["selectivity"],
+            registry=self.registry,
+        )
+        self._recall_possible = Counter(
+            "vitrine_index_recall_possible_total",
+            "The exact best ten of sampled searches, found or not.",
+            ["selectivity"],
+            registry=self.registry,
+        )
+        self._recall_dropped = Counter(
+            "vitrine_index_recall_dropped_total",
+            "Sampled searches that were not checked, for others were waiting.",
+            registry=self.registry,
+        )
+
+    def count_sampled(self, sampled: Sampled | None) -> None:
+        """Count a search that was searched exactly as well, or was to be."""
+        if sampled is None:
+            self._recall_dropped.inc()
+            return
+        band = f"{sampled.selectivity_max:g}"
+        self._recall_found.labels(band).inc(sampled.found)
+        self._recall_possible.labels(band).inc(sampled.possible)
 
     def count_search(self, hits: Iterable[Hits], queue_s: float) -> None:
         """Count one call's queries."""

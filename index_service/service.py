@@ -18,6 +18,7 @@ from index_service.metrics import IndexMetrics
 from index_service.planner import Effort, PlanLimits
 from index_service.query import Query
 from index_service.recall import Measurement, probe_recall
+from index_service.sampling import RecallSampler
 from index_service.shard import Arrival, Shard, Stop
 from index_service.wire import (
     EF_SEARCH_MAX,
@@ -57,6 +58,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         plan_limits: PlanLimits,
         call_timeout_s: float,
         short_search_us: int = 0,
+        recall_sample: float = 0.0,
     ) -> None:
         self._shard = shard
         self._executor = executor
@@ -65,6 +67,9 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self._call_timeout_s = call_timeout_s
         self._short_search_us = short_search_us
         self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "aside", initializer=one_thread_each)
+        self._sampler = RecallSampler(
+            recall_sample, plan_limits, lambda: executor.waiting, metrics.count_sampled
+        )
         self._moves: set[asyncio.Task[Any]] = set()
         self._process = psutil.Process()
         self._log = get_logger()
@@ -83,6 +88,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         short = _expected_us(queries, hold.manifest.gate) <= self._short_search_us
         ran = await self._run(hold, search, context, short=short)
         self._metrics.backlog.add(self._metrics.count_search, ran.result, ran.queue_s)
+        self._sampler.offer(partial(self._hold, request.generation), queries, ran.result)
         hits = [
             hits_message(each, with_profile=query.profile)
             for each, query in zip(ran.result, request.queries, strict=True)
@@ -186,6 +192,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
     async def close(self) -> None:
         """Let loads and releases end, and take no further work."""
         await asyncio.gather(*self._moves, return_exceptions=True)
+        self._sampler.close()
         self._aside.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
 

@@ -66,6 +66,14 @@ class IndexSettings(ServiceSettings):
         256, ge=0, description="Probe queries searched before a generation is served."
     )
 
+    recall_sample: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Share of searches that are searched exactly as well, aside, to measure "
+        "recall; none while anybody waits.",
+    )
+
     exact_rows_max: int = Field(
         _PLAN.exact_rows_max,
         ge=0,

@@ -7,6 +7,7 @@ import yaml
 
 from gateway.fanout import ShardState
 from gateway.metrics import GatewayMetrics
+from index_service.metrics import IndexMetrics
 from protos.vitrine.v1 import search_pb2
 from tests.deploy.readers import DEPLOY, default_ports
 
@@ -27,11 +28,16 @@ def expressions():
     return [rule["expr"] for group in read("rules.yml")["groups"] for rule in group["rules"]]
 
 
+def exported_families():
+    """Return the metrics of a gateway and of an index service; each has what all services have."""
+    services = (GatewayMetrics("test"), IndexMetrics("shard-0", "test"))
+    return [family for service in services for family in service.registry.collect()]
+
+
 def exported_names():
-    """Return the series of a gateway, which has all that every service has."""
     return {
         family.name + suffix
-        for family in GatewayMetrics("test").registry.collect()
+        for family in exported_families()
         for suffix in SUFFIXES.get(family.type, ())
     }
 
@@ -49,7 +55,7 @@ def test_every_metric_in_the_rules_is_exported():
 
 def test_every_metric_that_a_rule_points_to_is_exported():
     texts = (PROMETHEUS / "rules.yml").read_text()
-    families = {family.name for family in GatewayMetrics("test").registry.collect()}
+    families = {family.name for family in exported_families()}
     assert set(re.findall(r"\bvitrine_\w+", texts)) <= exported_names() | families
 
 

@@ -53,9 +53,10 @@ def published(tmp_path_factory):
 class Running:
     """A service on a port, and a stub to call it with."""
 
-    def __init__(self, stub, server, executor, shard, service):
+    def __init__(self, stub, server, executor, shard, service, metrics):
         self.stub, self.server, self.executor, self.shard = stub, server, executor, shard
         self._service = service
+        self.metrics = metrics
 
     def moves(self):
         """Loads, releases and late checks under way."""
@@ -68,11 +69,15 @@ class Running:
 
 
 @asynccontextmanager
-async def running(home, tmp_path, waiting_max=8, short_search_us=0, **shard_options):
+async def running(
+    home, tmp_path, waiting_max=8, short_search_us=0, recall_sample=0.0, **shard_options
+):
     metrics = IndexMetrics("shard-0", "test")
     shard = open_shard(home, **shard_options)
     executor = SearchExecutor(1, waiting_max)
-    service = IndexService(shard, executor, metrics, PlanLimits(), 30.0, short_search_us)
+    service = IndexService(
+        shard, executor, metrics, PlanLimits(), 30.0, short_search_us, recall_sample
+    )
     announced = tmp_path / "announced.json"
     settings = ServiceSettings(announce_file=announced, log_level="error")
 
@@ -95,7 +100,9 @@ async def running(home, tmp_path, waiting_max=8, short_search_us=0, **shard_opti
     address = orjson.loads(announced.read_bytes())["address"]
     channel = open_channel(address, 16 * 1024 * 1024)
     try:
-        yield Running(index_pb2_grpc.IndexServiceStub(channel), server, executor, shard, service)
+        yield Running(
+            index_pb2_grpc.IndexServiceStub(channel), server, executor, shard, service, metrics
+        )
     finally:
         await channel.close()
         server._stop_asked.set()
@@ -554,3 +561,15 @@ async def test_a_generation_verified_late_stays_when_it_is_whole(published, tmp_
         while service.moves():
             await asyncio.sleep(0.01)
         assert service.shard.ready
+
+
+async def test_recall_of_live_searches_is_exported(published, tmp_path):
+    async with running(published[0], tmp_path, recall_sample=1.0) as service:
+        read = service.metrics.registry.get_sample_value
+        await service.stub.Search(a_search(a_query(published)))
+        labels = {"selectivity": "1"}
+        while not read("vitrine_index_recall_possible_total", labels):
+            await asyncio.sleep(0.01)
+        # The query wants 5.
+        assert read("vitrine_index_recall_possible_total", labels) == 5
+        assert read("vitrine_index_recall_found_total", labels) in (4, 5)
