@@ -1,6 +1,9 @@
 """What a training run needs to go on to the same numbers: written whole, found again."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from rpc.terminal import CommandError
 
 CHECKPOINT_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
+LOCK_FILE = ".lock"
 
 
 @dataclass(slots=True)
@@ -41,6 +45,21 @@ class Progress:
     seconds: float = 0.0
     negatives: NDArray[np.int64] | None = None
     mined_epoch: int = -1
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, until this one ends, however it ends.
+
+    Raises:
+        CommandError: another process has it.
+    """
+    with (folder / LOCK_FILE).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise CommandError(f"another process trains in {folder}; give another --out") from exc
+        yield
 
 
 def save_checkpoint(folder: Path, run_id: str, progress: Progress, parts: dict[str, Any]) -> None:

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from rpc.cpu import cpu_features
 from rpc.terminal import CommandError, errors_as_sentences, print_result
-from training.beir import load_collection, narrow
-from training.checkpoints import Progress, load_best, load_checkpoint
+from training.beir import Collection, load_collection, narrow
+from training.checkpoints import Progress, held, load_best, load_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
 from training.dataset import is_of_reviews
-from training.examples import read_examples
+from training.examples import Examples, read_examples
 from training.recipe import Recipe, read_recipe
 from training.trainer import Trainer, num_steps, prepare, run
 
@@ -44,12 +44,18 @@ def train(recipe: Recipe, data: Path, out: Path) -> dict[str, Any]:
     dev = load_collection(data, "dev")
     dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
     out.mkdir(parents=True, exist_ok=True)
-    with out_of_memory_as_sentence(recipe):
-        trainer = prepare(recipe, examples, dev, out, same_title=is_of_reviews(data))
-        progress = load_checkpoint(out, trainer.run_id, trainer.parts)
-        screen = Screen(recipe.name, num_steps(recipe, trainer.examples), Console(stderr=True))
-        with screen.shown():
-            run(trainer, progress, screen)
+    with held(out), out_of_memory_as_sentence(recipe):
+        return _train(recipe, examples, dev, out, same_title=is_of_reviews(data))
+
+
+def _train(
+    recipe: Recipe, examples: Examples, dev: Collection, out: Path, *, same_title: bool
+) -> dict[str, Any]:
+    trainer = prepare(recipe, examples, dev, out, same_title=same_title)
+    progress = load_checkpoint(out, trainer.run_id, trainer.parts)
+    screen = Screen(recipe.name, num_steps(recipe, trainer.examples), Console(stderr=True))
+    with screen.shown():
+        run(trainer, progress, screen)
     load_best(out, trainer.model)
     trainer.model.max_seq_length = trainer.whole_tokens
     trainer.model.save(str(out / MODEL_FOLDER))

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from rpc.terminal import CommandError
 from training import trainer
 from training.beir import load_collection
+from training.checkpoints import held
 from training.examples import read_examples
 from training.recipe import Recipe
 from training.train import out_of_memory_as_sentence, train
@@ -103,6 +104,11 @@ def test_a_folder_of_another_run_is_refused(tiny_model, tiny_data, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(CommandError, match=r"checkpoint\.pt cannot be read .*; remove it"):
         train(other, tiny_data, tmp_path)
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny_data, tmp_path):
+    with held(tmp_path), pytest.raises(CommandError, match="another process trains in"):
+        train(a_recipe("any"), tiny_data, tmp_path)
 
 
 def test_a_run_that_gets_no_better_stops_and_keeps_its_best(tiny_model, tiny_data, tmp_path):
