@@ -76,7 +76,7 @@ def generate_pairs(texts: Sequence[str], seed: int) -> list[Pair]:
     """Return each text with a query: one of its own words, or one that asks for something else.
 
     >>> generate_pairs(["Red rain boots for women"], seed=1)
-    [('boots rain women', 'Red rain boots for women')]
+    [('rain red women', 'Red rain boots for women')]
     """
     draw = Random(seed)  # noqa: S311 - sampling, not secrecy
     others = short_queries(len(texts), seed)

@@ -5,7 +5,7 @@ from random import Random
 from training.beir import Collection
 from training.sample_catalog import make_items, read_vocabulary, words_of
 
-WORDS_A_QUERY = 3
+WORDS_A_QUERY = 2
 _SEED = 23
 
 
@@ -17,7 +17,7 @@ def generated_collection(num_items: int, num_queries: int) -> Collection:
 
     >>> found = generated_collection(40, 10)
     >>> len(found.item_texts), len(found.query_texts), found.qrels[found.query_ids[0]]
-    (40, 10, {'VS000003': 1})
+    (40, 10, {'VS000002': 1})
     """
     draw = Random(_SEED)  # noqa: S311 - sampling, not secrecy
     vocabulary = read_vocabulary()

@@ -153,9 +153,9 @@ def test_retrieval_is_measured_on_generated_judgements_unless_others_are_given(m
     assert (found["queries"], found["items"], found["judgements"]) == (200, 500, "generated")
     for measure in ("recall_at_10", "ndcg_at_10"):
         full = found[f"{measure}_fp32"]
-        assert 0.5 < full < 0.98  # neither hopeless nor so easy that no loss would show
+        assert 0.4 < full < 0.95  # neither hopeless nor so easy that no loss would show
         for pairing in ("int8_over_fp32_items", "int8_over_int8_items"):
-            assert abs(found[f"{measure}_{pairing}"] - full) < 0.03
+            assert abs(found[f"{measure}_{pairing}"] - full) < 0.05
 
 
 def test_retrieval_on_given_judgements_is_recorded_for_both_pairings(tmp_path, small_model):
