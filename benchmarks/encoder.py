@@ -34,11 +34,10 @@ from tokenizers import Tokenizer
 
 from benchmarks import encoder_peers, encoder_report
 from benchmarks.encoder_load import ask, running_service
-from benchmarks.encoder_quality import EmbeddingsCache, content_hash, quality
+from benchmarks.encoder_quality import EmbeddingsCache, content_hash, part_to_embed, quality
 from benchmarks.encoder_systems import Absent, Floats
 from benchmarks.encoder_texts import (
     calibration_texts,
-    generated_collection,
     judged_collection,
     short_texts,
     texts_of_length,
@@ -47,7 +46,8 @@ from benchmarks.encoder_worker import Worker
 from benchmarks.report import RESULTS, machine, median, percentile
 from rpc.terminal import errors_as_sentences
 from training.beir import Collection
-from training.torch_encoder import find_model
+from training.generated_queries import generated_collection
+from training.model_source import find_model
 
 PHASES = ("quality", "grid", "targets", "report")
 LENGTHS = (8, 16, 32, 64, 128)
@@ -184,7 +184,8 @@ def measure_quality(
         full_hash = _model_hash(by_key[FULL])
         for key, worker in running.items():
             model = _model_hash(by_key[key])
-            own_items = options.own_items if "int8" in key or key == "own" else 0
+            own_items = options.own_items if key == "own" else options.peer_items
+            part = part_to_embed(collection, own_items) if "int8" in key or key == "own" else None
 
             def full(texts: Sequence[str]) -> Floats:
                 return cache.embedded(full_hash, texts, running[FULL])
@@ -192,7 +193,7 @@ def measure_quality(
             def own(texts: Sequence[str], model: str = model, worker: Worker = worker) -> Floats:
                 return cache.embedded(model, texts, worker)
 
-            found[key] = quality(collection, full, own, own_items, bases)
+            found[key] = quality(collection, full, own, part, bases)
             print(key, found[key], file=sys.stderr, flush=True)
     return {"quality": found, "absent": absent}
 
@@ -354,7 +355,7 @@ def _parsed() -> argparse.Namespace:
     if options.quick:
         options.rounds, options.seconds, options.load_seconds = 2, 0.05, 0.5
         options.lengths, options.batches = [8, 32], [1, 8]
-        options.overhead_texts, options.own_items = 40, 50
+        options.overhead_texts, options.own_items, options.peer_items = 40, 50, 50
         options.name = f"{options.name}-quick"
     work = options.work / options.name
     work.mkdir(parents=True, exist_ok=True)
@@ -376,10 +377,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fp32-bundle", type=Path, help="of the same model; likewise")
     parser.add_argument("--judgements", type=Path, help="a BEIR folder")
     parser.add_argument(
-        "--own-items",
-        type=int,
-        default=10_000,
-        help="items of the sub-corpus that INT8 systems embed themselves",
+        "--own-items", type=int, default=1_000_000, help="items that Vitrine embeds itself; all"
+    )
+    parser.add_argument(
+        "--peer-items", type=int, default=10_000, help="items that INT8 peers embed themselves"
     )
     parser.add_argument("--embeddings-cache", type=Path, help="folder of vectors to reuse")
     parser.add_argument(

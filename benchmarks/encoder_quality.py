@@ -51,7 +51,7 @@ def content_hash(*paths: Path) -> str:
 
 
 def quality(
-    collection: Collection, full: Embed, own: Embed, own_items: int, bases: Bases
+    collection: Collection, full: Embed, own: Embed, own_part: Collection | None, bases: Bases
 ) -> dict[str, Any]:
     """Return cosine, recall@10 and ndcg@10 of a system, and of full precision beside it.
 
@@ -59,40 +59,55 @@ def quality(
         collection: what is searched and judged.
         full: embeds in full precision.
         own: embeds with the system.
-        own_items: items of a sub-corpus that the system embeds itself; 0 leaves that out.
+        own_part: the collection, or a part of it, whose items the system embeds itself; None
+            leaves that out.
         bases: what full precision finds, kept from one system to the next.
     """
     references, queries = full(collection.query_texts), own(collection.query_texts)
+    items = full(collection.item_texts)
     cosines = (references.astype(np.float64) * queries.astype(np.float64)).sum(axis=1)
     found = {
         "cosine_mean": round(float(cosines.mean()), 6),
         "cosine_min": round(float(cosines.min()), 6),
         "queries": len(collection.query_ids),
-        **_pairing("over_fp32_items", collection, references, queries, full, full, bases),
+        **_pairing("over_fp32_items", collection, (references, items), (queries, items), bases),
     }
-    if own_items:
-        part = narrow(collection, own_items, max(1, own_items // 10), seed=29)
-        rows = [collection.query_ids.index(query_id) for query_id in part.query_ids]
-        found |= _pairing("over_own_items", part, references[rows], queries[rows], full, own, bases)
+    if own_part is not None:
+        rows = _rows(own_part.query_ids, collection.query_ids)
+        base = references[rows], items[_rows(own_part.item_ids, collection.item_ids)]
+        here = queries[rows], own(own_part.item_texts)
+        found |= _pairing("over_own_items", own_part, base, here, bases)
     return found
+
+
+def part_to_embed(collection: Collection, own_items: int) -> Collection:
+    """Return a collection of about so many items, for systems that embed items themselves."""
+    if own_items >= len(collection.item_ids):
+        return collection
+    return narrow(collection, own_items, max(1, own_items // 10), seed=29)
+
+
+def _rows(some: Sequence[str], ids: Sequence[str]) -> list[int]:
+    places = {each: row for row, each in enumerate(ids)}
+    return [places[each] for each in some]
 
 
 def _pairing(
     name: str,
     collection: Collection,
-    references: Floats,
-    queries: Floats,
-    full: Embed,
-    own: Embed,
+    full: tuple[Floats, Floats],
+    own: tuple[Floats, Floats],
     bases: Bases,
 ) -> dict[str, Any]:
-    """Return the measures of a system's queries over items, and the loss to full precision in %."""
-    if name not in bases:
-        items = full(collection.item_texts)
-        bases[name] = evaluate_vectors(collection, references, items).means
-    base = bases[name]
-    here = evaluate_vectors(collection, queries, own(collection.item_texts)).means
-    found: dict[str, Any] = {f"items_{name}": len(collection.item_ids)}
+    """Return what a system's queries find over items, and the loss to full precision in %."""
+    key = f"{len(collection.query_ids)} queries, {len(collection.item_ids)} items"
+    if key not in bases:
+        bases[key] = evaluate_vectors(collection, *full).means
+    base, here = bases[key], evaluate_vectors(collection, *own).means
+    found: dict[str, Any] = {
+        f"items_{name}": len(collection.item_ids),
+        f"queries_{name}": len(collection.query_ids),
+    }
     for measure in base:
         plain = measure.replace("@", "_at_")
         found[f"{plain}_{name}"] = round(here[measure], 5)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.beir import Collection, load_collection
+from training.generated_queries import generated_collection
 from training.reference_texts import generate_texts, short_queries
 
 SHORT_TOKENS = (4, 10)
@@ -51,26 +52,6 @@ def judged_collection(folder: Path | None) -> tuple[Collection, str]:
         found = load_collection(folder)
         return found, f"given: {found.name}"
     return generated_collection(2_000, 200), "generated: queries are words of one item's text each"
-
-
-def generated_collection(num_items: int, num_queries: int) -> Collection:
-    """Return items and, for some of them, a query of a few of their words."""
-    rng = random.Random(23)
-    items = {f"i{n}": text for n, text in enumerate(generate_texts(num_items, seed=21))}
-    judged = rng.sample(sorted(items), num_queries)
-    queries, qrels = {}, {}
-    for number, item_id in enumerate(judged):
-        words = items[item_id].split()
-        queries[f"q{number}"] = " ".join(rng.sample(words, min(4, len(words))))
-        qrels[f"q{number}"] = {item_id: 1}
-    return Collection(
-        name="generated",
-        item_ids=tuple(items),
-        item_texts=tuple(items.values()),
-        query_ids=tuple(queries),
-        query_texts=tuple(queries.values()),
-        qrels=qrels,
-    )
 
 
 def calibration_texts(count: int) -> list[str]:

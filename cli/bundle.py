@@ -22,7 +22,8 @@ def export(
     model: Annotated[
         str,
         typer.Option(
-            metavar="PATH_OR_ID", help="Folder of a sentence-transformers model, or its hub id."
+            metavar="PATH_OR_ID",
+            help="Folder or hub id of a sentence-transformers bi-encoder or cross-encoder.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
@@ -53,7 +54,7 @@ def export(
     ] = None,
     judgements: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="BEIR folder to measure what INT8 loses of retrieval."),
+        typer.Option(metavar="DIR", help="BEIR folder to measure on what INT8 loses."),
     ] = None,
     force: Annotated[
         str | None,
@@ -63,7 +64,7 @@ def export(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a model as an encoder bundle: ONNX graph, tokenizer, reference vectors."""
+    """Export a model as an encoder bundle: ONNX graph, tokenizer, reference results."""
     options = {
         "--item-template": item_template,
         "--max-tokens": max_tokens,

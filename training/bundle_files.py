@@ -17,6 +17,7 @@ from rpc.terminal import CommandError
 
 FORMAT_VERSION = 1
 BI_ENCODER = "bi_encoder"
+CROSS_ENCODER = "cross_encoder"
 ENCODER_FILE = "encoder.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -91,6 +92,15 @@ def reference_json(texts: Sequence[str], vectors: NDArray[np.float32]) -> bytes:
     return orjson.dumps({"format_version": FORMAT_VERSION, "references": entries})
 
 
+def pair_reference_json(pairs: Sequence[tuple[str, str]], scores: NDArray[np.float32]) -> bytes:
+    """Return reference.json of a cross-encoder: pairs and their FP32 scores, shape (n, 1)."""
+    entries = [
+        {"query": query, "text": text, "score": float(score)}
+        for (query, text), score in zip(pairs, scores.reshape(-1), strict=True)
+    ]
+    return orjson.dumps({"format_version": FORMAT_VERSION, "references": entries})
+
+
 def require_replaceable(out: Path) -> None:
     """Refuse to write over anything that is not a bundle.
 
@@ -104,10 +114,14 @@ def require_replaceable(out: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a file durably; a full disk is an OSError that names the file."""
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
 
 def _move_in(aside: Path, out: Path) -> None:

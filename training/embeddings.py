@@ -116,7 +116,8 @@ def _known_rows(folder: Path, dim: int) -> dict[bytes, int]:
 
 
 def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
-    from training.torch_encoder import find_model, load_model, prompts_of
+    from training.model_source import find_model
+    from training.torch_encoder import load_model, prompts_of
 
     source = find_model(path_or_id)
     model: Any = load_model(source)
@@ -162,6 +163,6 @@ def _bundle_encoder(folder: Path) -> TextEncoder:
         raise CommandError(f"{folder} cannot be read: {exc}") from exc
 
     def encode(texts: Sequence[str]) -> Floats:
-        return onnx_run.embed_each(session, onnx_run.token_ids(tokenizer, texts))
+        return onnx_run.run_each(session, onnx_run.feeds_of(tokenizer, texts))
 
     return TextEncoder(name, f"bundle-{encoder_id}", dim, prompts, encode)

@@ -1,7 +1,7 @@
 """The weight matrices of a graph, and how their values become 8 bits."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +30,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Linears that read the same input: they are stored and multiplied as one matrix."""
+    """Linears that read the same input: they are stored and multiplied as one matrix.
 
+    Attributes:
+        name: unique in its graph.
+        linears: at least one.
+    """
+
+    name: str
     linears: tuple[Linear, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the matrix's name: that of its first bias, which exporters keep, else weight."""
-        return self.linears[0].bias or self.linears[0].weight
 
     @property
     def input(self) -> str:
@@ -58,7 +59,13 @@ def find_matrices(graph: Any) -> list[Matrix]:
             and np.prod(tensor.dims) > _MATRIX_WEIGHTS_MIN
         ):
             by_input[node.input[0]].append(_linear_at(node, readers, weights))
-    return [Matrix(tuple(linears)) for linears in by_input.values()]
+    named = Counter(_usual_name(linears) for linears in by_input.values())
+    return [
+        # Layers may share a bias, or all of their weights: what they make is theirs alone.
+        Matrix(name if named[name] == 1 else linears[0].output, tuple(linears))
+        for linears in by_input.values()
+        for name in [_usual_name(linears)]
+    ]
 
 
 def quantize_columns(weights: Floats) -> tuple[Bytes, Floats]:
@@ -77,6 +84,11 @@ def quantize_rows(table: Floats) -> tuple[Bytes, Floats]:
     """Return an embedding table in -127..127 and one scale a row, shape (rows, 1)."""
     scales = _scales(np.abs(table).max(axis=1, keepdims=True), ROW_MAX)
     return np.rint(table / scales).astype(np.int8), scales
+
+
+def _usual_name(linears: Sequence[Linear]) -> str:
+    """Return the name of the first bias, which exporters keep, else of the weight."""
+    return linears[0].bias or linears[0].weight
 
 
 def _scales(largest: Floats, limit: int) -> Floats:

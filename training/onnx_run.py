@@ -1,7 +1,9 @@
-"""Run an ONNX encoder to measure it: one text a run, one thread."""
+"""Run an ONNX encoder to measure it: one text or pair a run, one thread a run."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
+Text = str | tuple[str, str]
+Feed = Mapping[str, NDArray[np.int64]]
+
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 
 
 def open_session(model: bytes | str) -> Any:
@@ -24,45 +29,55 @@ def open_session(model: bytes | str) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    """Return each text's token ids, int64 of shape (1, seq)."""
-    return [np.array([entry.ids], dtype=np.int64) for entry in tokenizer.encode_batch(list(texts))]
+def feeds_of(tokenizer: Tokenizer, texts: Sequence[Text], *, types: bool = False) -> list[Feed]:
+    """Return what a graph takes for each text or pair: int64 arrays of shape (1, seq).
 
-
-def embed_each(session: Any, texts: Sequence[Ids]) -> Floats:
-    """Return vectors of shape (n, dim), each text run alone at its true length."""
-    return np.concatenate([_embed(session, ids) for ids in texts])
-
-
-def cosines(left: Floats, right: Floats) -> NDArray[np.float64]:
-    """Return the cosine of each pair of rows; both sides have unit rows.
-
-    >>> cosines(np.eye(2, dtype=np.float32), np.ones((2, 2), np.float32) / 2).tolist()
-    [0.5, 0.5]
+    Args:
+        tokenizer: cuts texts, and does not pad.
+        texts: texts, or pairs of a query and a text.
+        types: whether the graph takes token types.
     """
-    products = left.astype(np.float64) * right.astype(np.float64)
-    summed: NDArray[np.float64] = products.sum(axis=1)
-    return summed
+    return [
+        {
+            IDS: np.array([entry.ids], dtype=np.int64),
+            MASK: np.ones((1, len(entry.ids)), dtype=np.int64),
+            **({TYPES: np.array([entry.type_ids], dtype=np.int64)} if types else {}),
+        }
+        for entry in tokenizer.encode_batch(list(texts))
+    ]
 
 
-def median_us(session: Any, texts: Sequence[Ids], rounds: int) -> float:
-    """Return the least of `rounds` medians of one run's microseconds, texts in turn.
+def cut(feed: Feed, num_tokens: int) -> Feed:
+    """Return a feed's first tokens."""
+    return {name: values[:, :num_tokens] for name, values in feed.items()}
+
+
+def run_each(session: Any, feeds: Sequence[Feed]) -> Floats:
+    """Return embeddings of shape (n, dim), or scores of shape (n, 1), each feed run alone.
+
+    Runs go side by side, one a core; what a run gives does not depend on the others.
+    """
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        return np.stack(list(pool.map(lambda feed: _run(session, feed), feeds)))
+
+
+def median_us(session: Any, feeds: Sequence[Feed], rounds: int) -> float:
+    """Return the least of `rounds` medians of one run's microseconds, feeds in turn.
 
     The least, because whatever else the machine does can only add.
     """
-    embed_each(session, texts)
+    run_each(session, feeds)
     medians_s = []
     for _ in range(rounds):
         spent_s = []
-        for ids in texts:
+        for feed in feeds:
             started_s = time.perf_counter()
-            _embed(session, ids)
+            _run(session, feed)
             spent_s.append(time.perf_counter() - started_s)
         medians_s.append(float(np.median(spent_s)))
     return round(min(medians_s) * 1e6, 1)
 
 
-def _embed(session: Any, ids: Ids) -> Floats:
-    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    vectors: Floats = session.run(["embedding"], feed)[0]
-    return vectors
+def _run(session: Any, feed: Feed) -> Floats:
+    made: Floats = session.run(None, feed)[0]
+    return made.reshape(-1)

@@ -12,6 +12,7 @@ beside the rest. `float32`: what still costs too much stays as it is.
 Token embeddings become 8-bit rows with one scale a row.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training.agreement import Agreement
 from training.matrices import Matrix, find_matrices, quantize_columns, quantize_rows
 from training.onnx_graph import (
     MICROSOFT,
@@ -30,8 +32,8 @@ from training.onnx_graph import (
     replace_nodes,
     weights_of,
 )
-from training.onnx_run import Ids, cosines, embed_each, open_session
-from training.sensitivity import Probe, channel_maxima, measure_sensitivity
+from training.onnx_run import Feed, cut, open_session, run_each
+from training.sensitivity import Probe, measure_sensitivity, read_texts
 
 Scheme = Literal["channel7", "channel7_split", "float32"]
 Floats = NDArray[np.float32]
@@ -65,34 +67,44 @@ class Quantized:
 
 
 def quantize(
-    model: Any, texts: Sequence[Ids], expected: Floats, target_cosine: float, advance: Progress
+    model: Any,
+    feeds: Sequence[Feed],
+    agreement: Agreement,
+    target: float,
+    advance: Progress,
 ) -> Quantized:
     """Return the model in 8 bits, the matrices that lose the most treated better.
 
     Args:
         model: the FP32 ModelProto, tidied.
-        texts: token ids of calibration texts.
-        expected: their FP32 vectors, shape (n, dim).
-        target_cosine: mean cosine to `expected` to reach; the costliest matrices stay FP32, one
-            after another, until it is met.
+        feeds: tokens of calibration texts or pairs.
+        agreement: of what the quantized model makes with what full precision makes.
+        target: agreement to reach; as few of the costliest matrices as it takes stay FP32.
         advance: called with 1 after each of `num_steps` steps.
     """
     probe = Probe(model, find_matrices(model.graph))
-    sensitivity = measure_sensitivity(probe, _short(texts), advance)
-    plans = _plans(sensitivity, channel_maxima(probe, texts, advance))
+    sensitivity = measure_sensitivity(probe, _short(feeds), agreement, advance)
+    readings = read_texts(probe, feeds, advance)
     del probe
-    result = quantize_graph(model, plans)
-    for name in sorted(sensitivity, key=sensitivity.__getitem__, reverse=True):
-        if _mean_cosine(result, texts, expected) >= target_cosine:
-            break
-        plans[name] = Plan("float32")
-        result = quantize_graph(model, plans)
-    return Quantized(result, plans, sensitivity)
+    plans = _plans(sensitivity, readings.channel_maxima)
+    costliest = sorted(sensitivity, key=sensitivity.__getitem__, reverse=True)
+
+    def made(num_float: int) -> tuple[Any, dict[str, Plan]]:
+        chosen = plans | dict.fromkeys(costliest[:num_float], Plan("float32"))
+        return quantize_graph(model, chosen), chosen
+
+    def is_near(num_float: int) -> bool:
+        return agreement(_outputs(made(num_float)[0], feeds), readings.outputs) >= target
+
+    num_float = 0
+    if not is_near(0):
+        num_float = bisect_left(range(len(plans)), True, lo=1, key=is_near)
+    return Quantized(*made(num_float), sensitivity)
 
 
-def num_steps(model: Any, texts: Sequence[Ids]) -> int:
+def num_steps(model: Any, feeds: Sequence[Feed]) -> int:
     """Return how many steps `quantize` reports."""
-    return len(find_matrices(model.graph)) + len(texts)
+    return len(find_matrices(model.graph)) + len(feeds)
 
 
 def quantize_graph(model: Any, plans: Mapping[str, Plan], *, embeddings: bool = True) -> Any:
@@ -131,15 +143,14 @@ def _plans(sensitivity: Mapping[str, float], maxima: Mapping[str, Floats]) -> di
     return plans
 
 
-def _short(texts: Sequence[Ids]) -> list[Ids]:
+def _short(feeds: Sequence[Feed]) -> list[Feed]:
     """Return texts to measure sensitivity with: spread over what is given, and not long."""
-    step = max(1, len(texts) // SENSITIVITY_TEXTS_MAX)
-    return [ids[:, :SENSITIVITY_TOKENS_MAX] for ids in texts[::step]][:SENSITIVITY_TEXTS_MAX]
+    rows = np.linspace(0, len(feeds) - 1, min(len(feeds), SENSITIVITY_TEXTS_MAX)).astype(int)
+    return [cut(feeds[row], SENSITIVITY_TOKENS_MAX) for row in rows]
 
 
-def _mean_cosine(model: Any, texts: Sequence[Ids], expected: Floats) -> float:
-    session = open_session(model.SerializeToString())
-    return float(cosines(embed_each(session, texts), expected).mean())
+def _outputs(model: Any, feeds: Sequence[Feed]) -> Floats:
+    return run_each(open_session(model.SerializeToString()), feeds)
 
 
 def _replace_matrix(graph: Any, matrix: Matrix, channels: Sequence[int]) -> None:
@@ -165,15 +176,15 @@ def _replace_matrix(graph: Any, matrix: Matrix, channels: Sequence[int]) -> None
 
 
 def _swap_in(graph: Any, matrix: Matrix, nodes: list[Any]) -> None:
-    """Replace a matrix's MatMul and bias Add nodes with others, at the place of the first."""
+    """Put nodes in the place of those that make a matrix's outputs; the rest is left to pruning."""
     replaced = {linear.output for linear in matrix.linears}
-    first_weight = matrix.linears[0].weight
     order: list[Any] = []
     for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] == first_weight:
-            order += nodes
         if node.output[0] not in replaced:
             order.append(node)
+        elif nodes:
+            order += nodes
+            nodes = []
     replace_nodes(graph, order)
 
 

@@ -21,7 +21,8 @@ import typer
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.dataset import DATASET_FILE, DatasetOptions, make_dataset
 from training.evaluate import EvaluateOptions, compare
-from training.export import ExportOptions, export
+from training.export import export
+from training.export_options import ExportOptions
 from training.pairs import NUM_PAIRS
 from training.recipe import Recipe, read_recipe
 from training.systems import TUNED_ON

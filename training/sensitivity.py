@@ -2,10 +2,11 @@
 
 One full-precision session has a place behind every matrix where a difference can be added. The
 inputs of all matrices are read from one run; what 8 bits would change of a matrix's output follows
-from its input alone, and is fed back to see what it does to the embedding.
+from its input alone, and is fed back to see what it does to the embedding or score.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,28 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training.agreement import Agreement
 from training.matrices import Bytes, Linear, Matrix, quantize_columns
 from training.onnx_graph import replace_nodes, weights_of
-from training.onnx_run import Ids, cosines, open_session
+from training.onnx_run import Feed, open_session
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int], None]
 
 _ACTIVATION_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What full precision makes of calibration texts, and what its matrices read for them.
+
+    Attributes:
+        outputs: float32 of shape (n, width).
+        channel_maxima: by matrix name, the largest magnitude of each channel read, shape (k,).
+    """
+
+    outputs: Floats
+    channel_maxima: dict[str, Floats]
 
 
 class Probe:
@@ -30,6 +45,7 @@ class Probe:
         """Build the session from a tidied ModelProto and its matrices."""
         tensors = weights_of(model.graph)
         self.matrices = tuple(matrices)
+        self._output = model.graph.output[0].name
         self._weights = {
             linear.weight: numpy_helper.to_array(tensors[linear.weight])
             for matrix in matrices
@@ -37,68 +53,71 @@ class Probe:
         }
         self._session = open_session(_with_differences(model, matrices).SerializeToString())
 
-    def inputs(self, ids: Ids) -> tuple[Floats, dict[str, Floats]]:
-        """Return a text's embedding, shape (1, dim), and by matrix name what it reads, (seq, k)."""
+    def inputs(self, feed: Feed) -> tuple[Floats, dict[str, Floats]]:
+        """Return what a text becomes, (width,), and by matrix name what it reads, (seq, k)."""
         names = [matrix.input for matrix in self.matrices]
-        embedding, *read = self._session.run(["embedding", *names], _feed(ids))
+        made, *read = self._session.run([self._output, *names], feed)
         rows = {
             matrix.name: values.reshape(-1, values.shape[-1])
             for matrix, values in zip(self.matrices, read, strict=True)
         }
-        return embedding, rows
+        return made.reshape(-1), rows
 
-    def embeddings_with(
-        self, matrix: Matrix, texts: Sequence[Ids], read: Sequence[Floats]
-    ) -> Floats:
-        """Return texts' embeddings, shape (n, dim), with one matrix in 8 bits.
+    def outputs_with(self, matrix: Matrix, feeds: Sequence[Feed], read: Sequence[Floats]) -> Floats:
+        """Return what texts become, shape (n, width), with one matrix in 8 bits.
 
         Args:
             matrix: which matrix.
-            texts: each text's tokens.
+            feeds: each text's tokens.
             read: what the matrix reads for each text, float32 of shape (seq, k).
         """
         stored = {
             linear: (self._weights[linear.weight], quantize_columns(self._weights[linear.weight]))
             for linear in matrix.linears
         }
-        vectors = []
-        for ids, rows in zip(texts, read, strict=True):
+        made = []
+        for feed, rows in zip(feeds, read, strict=True):
             differences = {
                 _difference(linear): quantized_product(rows, *bits) - rows @ weights
                 for linear, (weights, bits) in stored.items()
             }
-            vectors.append(self._session.run(["embedding"], {**_feed(ids), **differences})[0])
-        return np.concatenate(vectors)
+            made.append(self._session.run([self._output], {**feed, **differences})[0].reshape(-1))
+        return np.stack(made)
 
 
-def measure_sensitivity(probe: Probe, texts: Sequence[Ids], advance: Progress) -> dict[str, float]:
-    """Return, by matrix name, 1 - mean cosine when it alone is in 8 bits.
+def measure_sensitivity(
+    probe: Probe, feeds: Sequence[Feed], agreement: Agreement, advance: Progress
+) -> dict[str, float]:
+    """Return, by matrix name, 1 - agreement with full precision when it alone is in 8 bits.
 
     Args:
         probe: the model to measure.
-        texts: token ids of calibration texts.
+        feeds: tokens of calibration texts or pairs.
+        agreement: of what is made with what full precision makes.
         advance: called with 1 after each matrix.
     """
-    runs = [probe.inputs(ids) for ids in texts]
+    runs = [probe.inputs(feed) for feed in feeds]
+    expected = np.stack([made for made, _ in runs])
     costs: dict[str, float] = {}
     for matrix in probe.matrices:
-        pairs = [read[matrix.name] for _, read in runs]
-        got = probe.embeddings_with(matrix, texts, pairs)
-        expected = np.concatenate([embedding for embedding, _ in runs])
-        costs[matrix.name] = 1.0 - float(cosines(got, expected).mean())
+        got = probe.outputs_with(matrix, feeds, [read[matrix.name] for _, read in runs])
+        costs[matrix.name] = 1.0 - agreement(got, expected)
         advance(1)
     return costs
 
 
-def channel_maxima(probe: Probe, texts: Sequence[Ids], advance: Progress) -> dict[str, Floats]:
-    """Return, by matrix name, the largest magnitude of each channel it reads, shape (k,)."""
+def read_texts(probe: Probe, feeds: Sequence[Feed], advance: Progress) -> Readings:
+    """Return what full precision makes of texts, and how large the channels it reads become."""
     maxima: dict[str, Floats] = {}
-    for ids in texts:
-        for name, rows in probe.inputs(ids)[1].items():
+    outputs = []
+    for feed in feeds:
+        made, read = probe.inputs(feed)
+        outputs.append(made)
+        for name, rows in read.items():
             largest = np.abs(rows).max(axis=0)
             maxima[name] = np.maximum(maxima[name], largest) if name in maxima else largest
         advance(1)
-    return maxima
+    return Readings(np.stack(outputs), maxima)
 
 
 def quantized_product(rows: Floats, values: Bytes, scales: Floats) -> Floats:
@@ -150,7 +169,3 @@ def _with_differences(model: Any, matrices: Sequence[Matrix]) -> Any:
 
 def _difference(linear: Linear) -> str:
     return f"{linear.output}_difference"
-
-
-def _feed(ids: Ids) -> Mapping[str, Any]:
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -20,9 +20,10 @@ from training.curves import CURVES_FILE, Screen, draw_curves
 from training.examples import Examples
 from training.losses import Features, Loss, build_loss
 from training.mining import Window, mine
+from training.model_source import find_model
 from training.ranking import evaluate_vectors
 from training.recipe import Recipe
-from training.torch_encoder import find_model, load_model, max_tokens_of, prompts_of
+from training.torch_encoder import load_model, max_tokens_of, prompts_of
 
 Floats = NDArray[np.float32]
 

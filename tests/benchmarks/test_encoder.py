@@ -6,10 +6,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks import encoder
-from benchmarks.encoder_quality import EmbeddingsCache, quality
+from benchmarks.encoder_quality import EmbeddingsCache, part_to_embed, quality
 from benchmarks.encoder_report import COLUMNS, markdown
-from benchmarks.encoder_texts import generated_collection, short_texts, texts_of_length
+from benchmarks.encoder_texts import short_texts, texts_of_length
 from training.beir import Collection
+from training.generated_queries import generated_collection
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +75,37 @@ def test_loss_is_what_full_precision_finds_and_the_system_does_not():
     def turned(texts):  # both queries look at the first item: the second finds nothing of its own
         return items if len(texts) == 22 else np.array([[1, 0], [1, 0]], dtype=np.float32)
 
-    found = quality(collection, full, turned, own_items=0, bases={})
+    found = quality(collection, full, turned, own_part=None, bases={})
     assert found["cosine_mean"] == 0.5
     assert found["cosine_min"] == 0.0
     assert found["recall_at_10_over_fp32_items"] == 0.5
     assert found["recall_at_10_over_fp32_items_lost_percent"] == 50.0
     assert found["ndcg_at_10_over_fp32_items_lost_percent"] == 50.0
+
+
+def test_a_part_is_compared_with_what_full_precision_finds_in_that_part():
+    collection = generated_collection(40, 20)
+    rng = np.random.default_rng(1)
+    vectors = {
+        text: rng.normal(size=8).astype(np.float32)
+        for text in (*collection.item_texts, *collection.query_texts)
+    }
+
+    texts = dict(zip(collection.item_ids, collection.item_texts, strict=True))
+    for query, judged in zip(collection.query_texts, collection.qrels.values(), strict=True):
+        vectors[query] = vectors[texts[next(iter(judged))]]  # its own item is among the nearest
+
+    def full(texts):
+        return np.stack([vectors[text] for text in texts])
+
+    part = part_to_embed(collection, 15)
+    assert len(part.item_ids) == 15
+    assert part_to_embed(collection, 40) is collection
+    for own_part in (part, collection):
+        found = quality(collection, full, full, own_part, bases={})
+        assert found["items_over_own_items"] == len(own_part.item_ids)
+        assert found["queries_over_own_items"] == len(own_part.query_ids)
+        assert found["recall_at_10_over_own_items_lost_percent"] == 0.0
 
 
 def test_a_markdown_row_has_every_column():

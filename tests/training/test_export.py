@@ -1,45 +1,15 @@
 import json
-import shutil
 
 import numpy as np
 import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel
-from typer.testing import CliRunner
 
-from rpc.terminal import CommandError
+from tests.training.small_models import BERT, MPNET, make_model
 from training.bundle_files import write_bundle
-from training.export import ExportOptions, _require_meaning, export, main
-
-BERT = (BertModel, BertConfig, {"type_vocab_size": 2})
-MPNET = (MPNetModel, MPNetConfig, {})
-
-
-def make_model(folder, tokenizer_folder, kind=BERT, pooling="mean"):
-    """Save a small bi-encoder with random weights, with the tokenizer of a real one."""
-    model_class, config_class, extra = kind
-    config = config_class(
-        vocab_size=30_522,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=64,
-        initializer_range=0.1,
-        **extra,
-    )
-    backbone = folder.with_name(f"{folder.name}-backbone")
-    model_class(config).save_pretrained(backbone)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copy(tokenizer_folder / name, backbone / name)
-    transformer = Transformer(str(backbone), max_seq_length=48)
-    SentenceTransformer(modules=[transformer, Pooling(128, pooling)], device="cpu").save(
-        str(folder)
-    )
-    return folder
+from training.export import export
+from training.export_options import ExportOptions
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +123,21 @@ def test_a_bi_encoder_keeps_the_id_it_had_before_kinds_were_written(tmp_path):
 
 
 def test_costliest_matrices_stay_float_until_the_target_is_met(tmp_path, small_model):
-    fast = export(ExportOptions(str(small_model), tmp_path / "a", target_cosine=0.0))["gate"]
-    close = export(ExportOptions(str(small_model), tmp_path / "b", target_cosine=1.0))["gate"]
+    fast = export(ExportOptions(str(small_model), tmp_path / "a", target=0.0))["gate"]
+    close = export(ExportOptions(str(small_model), tmp_path / "b", target=1.0))["gate"]
     assert "float32" not in fast["matrices"]
     assert set(close["matrices"]) == {"float32"}
     assert close["cosine_mean"] > fast["cosine_mean"]
     assert len(close["sensitivity"]) == close["matrices"]["float32"]
+
+
+def test_no_more_matrices_stay_float_than_the_target_takes(tmp_path, small_model):
+    fast = export(ExportOptions(str(small_model), tmp_path / "a", target=0.0))["gate"]
+    target = (1.0 + fast["cosine_mean"]) / 2
+    found = export(ExportOptions(str(small_model), tmp_path / "b", target=target))["gate"]
+    costs = found["sensitivity"]
+    assert 0 < found["matrices"]["float32"] < len(costs)
+    assert found["cosine_mean"] > fast["cosine_mean"]
 
 
 def test_int8_vector_depends_on_the_text_alone(minilm_bundle):
@@ -167,6 +146,16 @@ def test_int8_vector_depends_on_the_text_alone(minilm_bundle):
     backwards = vectors_of(minilm_bundle, texts[::-1])[::-1]
     assert (alone * backwards).sum(axis=1).min() >= 0.9999
     assert (alone[0] == alone[3]).all()
+
+
+def test_retrieval_is_measured_on_generated_judgements_unless_others_are_given(minilm_bundle):
+    found = json.loads((minilm_bundle / "encoder.json").read_text())["gate"]["retrieval"]
+    assert (found["queries"], found["items"], found["judgements"]) == (200, 500, "generated")
+    for measure in ("recall_at_10", "ndcg_at_10"):
+        full = found[f"{measure}_fp32"]
+        assert 0.4 < full < 0.95  # neither hopeless nor so easy that no loss would show
+        for pairing in ("int8_over_fp32_items", "int8_over_int8_items"):
+            assert abs(found[f"{measure}_{pairing}"] - full) < 0.05
 
 
 def test_retrieval_on_given_judgements_is_recorded_for_both_pairings(tmp_path, small_model):
@@ -200,70 +189,3 @@ def test_bundle_is_replaced_whole(tmp_path):
     assert json.loads((out / "encoder.json").read_text()) == second
     assert (out / "model.onnx").read_bytes() == b"newer"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-
-
-def run_export(*arguments):
-    import typer
-
-    app = typer.Typer()
-    app.command()(main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def one_error_line(result):
-    assert result.exit_code == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in result.stderr
-    return errors[0]
-
-
-def test_model_without_pooling_is_refused_in_one_line(tmp_path, minilm_model):
-    cross_encoder = tmp_path / "cross"
-    config = BertConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, num_labels=1)
-    cross_encoder.mkdir()
-    config.architectures = ["BertForSequenceClassification"]
-    config.save_pretrained(cross_encoder)
-    result = run_export("--model", cross_encoder, "--out", tmp_path / "bundle")
-    assert "is not a bi-encoder" in one_error_line(result)
-    assert not (tmp_path / "bundle").exists()
-
-
-def test_missing_folder_and_a_foreign_output_folder_are_refused(tmp_path):
-    result = run_export("--model", tmp_path / "nowhere", "--out", tmp_path / "bundle")
-    assert "there is no model folder" in one_error_line(result)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "diary.txt").write_text("mine")
-    result = run_export("--model", "all-MiniLM-L6-v2", "--out", tmp_path / "full")
-    assert "holds other files" in one_error_line(result)
-    assert (tmp_path / "full" / "diary.txt").read_text() == "mine"
-
-
-def test_too_many_tokens_are_refused(tmp_path, small_model):
-    with pytest.raises(CommandError, match=r"--max-tokens is 99; allowed 8\.\.48"):
-        export(ExportOptions(str(small_model), tmp_path / "bundle", max_tokens=99))
-
-
-def test_noise_is_not_published_unless_forced():
-    with pytest.raises(CommandError, match=r"mean cosine of only 0\.4000"):
-        _require_meaning(0.4, forced=False)
-    _require_meaning(0.4, forced=True)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "sentence"),
-    [
-        ("--matryoshka-dims", "64,128", "--matryoshka-dims has 128; allowed 1..127"),
-        ("--matryoshka-dims", "half", "numbers with commas are needed"),
-        ("--judgements", "nowhere", "this is no BEIR folder"),
-        ("--calibration", "empty.txt", "has no text"),
-    ],
-)
-def test_bad_options_are_refused_in_one_line(
-    tmp_path, monkeypatch, small_model, option, value, sentence
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.txt").write_text("\n \n")
-    result = run_export("--model", small_model, "--out", tmp_path / "bundle", option, value)
-    assert sentence in one_error_line(result)
-    assert not (tmp_path / "bundle").exists()

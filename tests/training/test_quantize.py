@@ -134,6 +134,34 @@ def test_a_matrix_planned_as_float32_is_left_as_it_is():
     assert sum(node.op_type == "MatMul" for node in small.graph.node) == 2
 
 
+def test_matrices_that_share_weights_and_bias_have_names_and_places_of_their_own():
+    rng = np.random.default_rng(11)
+    nodes = [
+        helper.make_node(kind, inputs, [output])
+        for kind, inputs, output in (
+            ("MatMul", ["x", "w"], "m0"),
+            ("Add", ["m0", "b"], "y0"),
+            ("MatMul", ["y0", "w"], "m1"),
+            ("Add", ["m1", "b"], "out"),
+        )
+    ]
+    model = two_layer_model(rng)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    weights = {"w": rng.normal(size=(192, 192)) / 14, "b": rng.normal(size=192)}
+    for name, values in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 192
+    first, second = find_matrices(model.graph)
+    assert first.name != second.name
+    plans = {first.name: Plan(), second.name: Plan("float32")}
+    small = quantize_graph(model, plans)
+    assert sum(node.domain == MICROSOFT for node in small.graph.node) == 1
+    assert sum(node.op_type == "MatMul" for node in small.graph.node) == 1
+    expected, got = run_both(model, small, rng.normal(size=(1, 7, 192)).astype(np.float32))
+    assert 0 < relative_error(got, expected) < 0.02
+
+
 def test_channels_split_off_no_longer_coarsen_all_others():
     rng = np.random.default_rng(5)
     model = two_layer_model(rng)

@@ -1,0 +1,196 @@
+"""A sentence-transformers bi-encoder as the files of an encoder bundle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpc.cpu import cpu_features
+from rpc.terminal import CommandError, progress_bar
+from training import bundle_files
+from training.beir import Collection
+from training.export_options import (
+    NUM_REFERENCES,
+    ExportOptions,
+    calibration_texts,
+    max_tokens_of,
+    require_meaning,
+    require_parity,
+)
+from training.model_source import ModelSource
+from training.reference_texts import generate_texts, short_queries
+from training.retrieval_gate import judgements_of, measure_retrieval
+
+Floats = NDArray[np.float32]
+
+NUM_GATE_TEXTS = 144
+_SPEED_QUERIES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The full-precision encoder: its graph, its tokenizer, and how it is used."""
+
+    graph: Any
+    tokenizer_json: str
+    pooling: str
+    max_tokens: int
+    prompts: dict[str, str]
+    references: Floats
+    parity: float
+
+
+def bi_encoder_files(
+    options: ExportOptions, source: ModelSource
+) -> tuple[Mapping[str, bytes], dict[str, Any]]:
+    """Return a bundle's files and what its encoder.json says.
+
+    Raises:
+        CommandError: the model is no bi-encoder, the graph differs from the model, or INT8 loses
+            too much of its meaning.
+    """
+    texts = generate_texts(NUM_REFERENCES, seed=7)
+    calibration = calibration_texts(options.calibration)
+    collection, origin = judgements_of(options.judgements)
+    traced = _trace(options, source, texts)
+    dims = _matryoshka_dims(options.matryoshka_dims, traced.references.shape[1])
+    model, gate = _quantize(options, traced, texts, calibration, collection)
+    if "retrieval" in gate:
+        gate["retrieval"]["judgements"] = origin
+    description = _describe(options, source, traced, gate) | {"matryoshka_dims": list(dims)}
+    files = {
+        bundle_files.MODEL_FILE: model,
+        bundle_files.TOKENIZER_FILE: traced.tokenizer_json.encode(),
+        bundle_files.REFERENCE_FILE: bundle_files.reference_json(texts, traced.references),
+    }
+    return files, description
+
+
+def _trace(options: ExportOptions, source: ModelSource, texts: list[str]) -> Traced:
+    """Load the model, trace it, and hold the graph against the model itself."""
+    with progress_bar("loading torch and the model", total=None):
+        from training import onnx_graph, torch_encoder
+        from training.tokenizer_file import num_token_rows, tokenizer_json
+
+        model = torch_encoder.load_model(source)
+    max_tokens = max_tokens_of(options, torch_encoder.max_tokens_of(model))
+    backbone: Any = model[0]
+    written = tokenizer_json(model.tokenizer, max_tokens, num_token_rows(backbone.model))
+    with progress_bar("embedding reference texts in full precision", total=None):
+        references = torch_encoder.reference_vectors(model, texts, max_tokens)
+    with progress_bar("tracing the ONNX graph", total=None):
+        graph = torch_encoder.trace(model)
+        onnx_graph.tidy(graph, output_name="embedding")
+    with progress_bar("comparing the graph with the model", total=None):
+        parity = _parity(graph, written, texts, references)
+    return Traced(
+        graph=graph,
+        tokenizer_json=written,
+        pooling=str(torch_encoder.pooling_of(model)),
+        max_tokens=max_tokens,
+        prompts=_prompts(options, torch_encoder.prompts_of(model)),
+        references=references,
+        parity=parity,
+    )
+
+
+def _quantize(
+    options: ExportOptions,
+    traced: Traced,
+    reference_texts: list[str],
+    calibration: list[str],
+    collection: Collection,
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the model to ship and what was measured on it.
+
+    Raises:
+        CommandError: its mean cosine to full precision is too low to publish.
+    """
+    from training import onnx_run
+    from training.agreement import cosines, mean_cosine
+    from training.gate import shrink, speed
+
+    tokenizer = _tokenizer(traced.tokenizer_json)
+    feeds = onnx_run.feeds_of(tokenizer, calibration)
+    shrunk = shrink(options, traced.graph, feeds, mean_cosine)
+    gate: dict[str, Any] = {"torch_onnx_max_difference": traced.parity, **shrunk.gate}
+    gate |= {"cosine_mean": 1.0, "cosine_min": 1.0}
+    if options.quantization == "none":
+        return shrunk.model, gate
+    with progress_bar("measuring the quantized encoder", total=None):
+        texts = [*reference_texts, *generate_texts(NUM_GATE_TEXTS, seed=13)]
+        ids = onnx_run.feeds_of(tokenizer, texts)
+        near = cosines(onnx_run.run_each(shrunk.small, ids), onnx_run.run_each(shrunk.full, ids))
+        queries = onnx_run.feeds_of(tokenizer, short_queries(_SPEED_QUERIES, seed=17))
+        gate |= {
+            "texts": len(texts),
+            "cosine_mean": round(float(near.mean()), 6),
+            "cosine_min": round(float(near.min()), 6),
+            **speed("short_query", shrunk, queries),
+        }
+    forced = options.force_reason is not None
+    require_meaning("mean cosine", gate["cosine_mean"], forced=forced)
+    if forced:
+        gate["forced"] = options.force_reason
+    gate["retrieval"] = measure_retrieval(
+        collection, traced.prompts, tokenizer, shrunk.full, shrunk.small
+    )
+    return shrunk.model, gate
+
+
+def _describe(
+    options: ExportOptions, source: ModelSource, traced: Traced, gate: dict[str, Any]
+) -> dict[str, Any]:
+    from training.gate import software
+
+    verified = {key: gate[key] for key in ("cosine_mean", "cosine_min")}
+    return {
+        "kind": bundle_files.BI_ENCODER,
+        "name": options.name or source.name,
+        "dim": traced.references.shape[1],
+        "max_tokens": traced.max_tokens,
+        "pooling": traced.pooling,
+        "normalize": True,
+        "prompts": traced.prompts,
+        "item_template": options.item_template,
+        "quantization": options.quantization,
+        "gate": gate,
+        "verified_on": [{"cpu_features": cpu_features(), **verified}],
+        "compatible_query_encoders": [],
+        "software": software(),
+    }
+
+
+def _parity(graph: Any, tokenizer_json: str, texts: list[str], expected: Floats) -> float:
+    """Return the largest absolute difference between the graph's and the model's vectors."""
+    from training import onnx_run
+
+    session = onnx_run.open_session(graph.SerializeToString())
+    got = onnx_run.run_each(session, onnx_run.feeds_of(_tokenizer(tokenizer_json), texts))
+    return require_parity(float(np.abs(got - expected).max()))
+
+
+def _tokenizer(tokenizer_json: str) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(tokenizer_json)
+
+
+def _prompts(options: ExportOptions, model_prompts: dict[str, str]) -> dict[str, str]:
+    """Return the prompts: as asked for, else as the model brings them, else none."""
+    asked = {"query": options.query_prompt, "item": options.item_prompt}
+    return model_prompts | {name: text for name, text in asked.items() if text is not None}
+
+
+def _matryoshka_dims(dims: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    """Return the shorter lengths that vectors may be cut to, ascending.
+
+    Raises:
+        CommandError: one is not below the model's own.
+    """
+    for each in dims:
+        if not 1 <= each < dim:
+            raise CommandError(f"--matryoshka-dims has {each}; allowed 1..{dim - 1}")
+    return tuple(sorted(set(dims)))

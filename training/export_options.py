@@ -1,0 +1,107 @@
+"""What to export and how, and the limits that every export is held to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rpc.terminal import CommandError
+from training.reference_texts import generate_texts
+
+PARITY_MAX_DIFFERENCE = 1e-4
+PUBLISH_AGREEMENT_MIN = 0.97
+TARGET_AGREEMENT = 0.99
+NUM_REFERENCES = 48
+NUM_CALIBRATION_TEXTS = 64
+CALIBRATION_TEXTS_MAX = 256
+MAX_TOKENS_MIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to export and how."""
+
+    model: str
+    out: Path
+    quantization: Literal["int8", "none"] = "int8"
+    item_template: str = "{title}"
+    max_tokens: int | None = None
+    query_prompt: str | None = None
+    item_prompt: str | None = None
+    name: str | None = None
+    target: float = TARGET_AGREEMENT
+    matryoshka_dims: tuple[int, ...] = ()
+    calibration: Path | None = None
+    judgements: Path | None = None
+    force_reason: str | None = None
+
+
+def max_tokens_of(options: ExportOptions, model_max: int) -> int:
+    """Return the most tokens a text keeps: as asked for, else the model's own.
+
+    Raises:
+        CommandError: the model does not take so many.
+    """
+    if options.max_tokens is None:
+        return model_max
+    if not MAX_TOKENS_MIN <= options.max_tokens <= model_max:
+        raise CommandError(
+            f"--max-tokens is {options.max_tokens}; allowed {MAX_TOKENS_MIN}..{model_max}"
+        )
+    return options.max_tokens
+
+
+def require_parity(difference: float, largest: float = 1.0) -> float:
+    """Return the largest difference of a value between graph and model.
+
+    Args:
+        difference: absolute.
+        largest: the largest value itself; values above 1 may differ by more.
+
+    Raises:
+        CommandError: it is above the limit.
+    """
+    limit = PARITY_MAX_DIFFERENCE * max(1.0, largest)
+    if not difference <= limit:
+        raise CommandError(
+            f"the ONNX graph differs from the model by {difference:.2g}; at most {limit:g} is "
+            "allowed: this architecture cannot be exported"
+        )
+    return difference
+
+
+def require_meaning(measure: str, agreement: float, *, forced: bool) -> None:
+    """Refuse to publish what means something else in 8 bits.
+
+    Args:
+        measure: what the agreement is, as "mean cosine".
+        agreement: with full precision; 1 is the same.
+        forced: whether to publish it all the same.
+
+    Raises:
+        CommandError: it is too low.
+    """
+    if not agreement >= PUBLISH_AGREEMENT_MIN and not forced:
+        raise CommandError(
+            f"INT8 keeps a {measure} of only {agreement:.4f} to full precision; at least "
+            f"{PUBLISH_AGREEMENT_MIN} is needed: use --quantize none, or --force REASON to publish "
+            "it anyway"
+        )
+
+
+def calibration_texts(path: Path | None) -> list[str]:
+    """Return the texts to calibrate with: a file's lines, or generated ones.
+
+    Raises:
+        CommandError: the file is not text, or has no line.
+    """
+    if path is None:
+        return generate_texts(NUM_CALIBRATION_TEXTS, seed=11)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as exc:
+        raise CommandError(f"{path} is not UTF-8 text: {exc}") from exc
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise CommandError(f"{path} has no text; one a line is needed")
+    step = max(1, len(texts) // CALIBRATION_TEXTS_MAX)
+    return texts[::step][:CALIBRATION_TEXTS_MAX]
