@@ -35,7 +35,7 @@ from index_service.halffloat import to_float32
 from index_service.planner import Effort, PlanLimits
 from index_service.query import Query
 from index_service.recall import RECALL_K, share_found
-from index_service.scoring import Halves
+from index_service.scoring import Halves, Rows
 from index_service.segment import Segment
 from index_service.shard import search_segment
 
@@ -75,7 +75,8 @@ def main(
 ) -> None:
     """Build what is missing, find each graph's ef_search, then time all in turns."""
     cache.mkdir(parents=True, exist_ok=True)
-    halves = distinct_vectors(WorkFolder.open(work).vectors(), items)
+    halves = WorkFolder.open(work).vectors()
+    halves = np.ascontiguousarray(halves[distinct_rows(halves, items)])
     asked = np.load(queries)
     parameters = IndexParameters(INDEX_KIND, m, ef_construction, SEED)
     with single_threaded():
@@ -102,12 +103,12 @@ def main(
     typer.echo(write_result(name, result))
 
 
-def distinct_vectors(halves: Halves, items: int) -> Halves:
-    """Return the distinct vectors, or so many of them, drawn with a fixed seed."""
+def distinct_rows(halves: Halves, items: int) -> Rows:
+    """Return the first row of each distinct vector, or of so many, drawn with a fixed seed."""
     rows = first_rows(nodes_of(halves))
     if 0 < items < len(rows):
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:items])
-    return np.ascontiguousarray(halves[rows])
+    return rows
 
 
 def exact(halves: Halves) -> Contender:
@@ -145,6 +146,22 @@ def hnsw_flat(halves: Halves, parameters: IndexParameters, cache: Path) -> Conte
 
 def vitrine(halves: Halves, parameters: IndexParameters, rescored: int, cache: Path) -> Contender:
     """Return this project's search of one shard, rescoring and Python included."""
+    no_attributes = pa.table({"": pa.nulls(len(halves))})
+    segment, path, cpu_s = cached_segment(halves, no_attributes, parameters, cache)
+    limits = PlanLimits()
+
+    def search(query: Floats, ef_search: int) -> Floats:
+        asked = [Query(embedding=query, fetch_k=RECALL_K)]
+        effort = Effort(ef_search, rescored)
+        return search_segment(segment, asked, effort, limits, lambda: None)[0].scores
+
+    return Contender("vitrine", search, path.stat().st_size, cpu_s)
+
+
+def cached_segment(
+    halves: Halves, attributes: pa.Table, parameters: IndexParameters, cache: Path
+) -> tuple[Segment, Path, float]:
+    """Return vectors as a segment, its graph's file, and the processor seconds of its build."""
     nodes_path = cache / f"nodes_{len(halves)}_{parameters.m}_{parameters.ef_construction}.npy"
 
     def build() -> Any:
@@ -159,17 +176,10 @@ def vitrine(halves: Halves, parameters: IndexParameters, rescored: int, cache: P
         Copies(np.load(nodes_path)),
         halves,
         pa.array([f"{row:08d}" for row in range(len(halves))]),
-        Attributes.of_table(pa.table({"": pa.nulls(len(halves))})),
-        filters_cached_max=0,
+        Attributes.of_table(attributes),
+        filters_cached_max=128,
     )
-    limits = PlanLimits()
-
-    def search(query: Floats, ef_search: int) -> Floats:
-        asked = [Query(embedding=query, fetch_k=RECALL_K)]
-        effort = Effort(ef_search, rescored)
-        return search_segment(segment, asked, effort, limits, lambda: None)[0].scores
-
-    return Contender("vitrine", search, path.stat().st_size, cpu_s)
+    return segment, path, cpu_s
 
 
 def cached(

@@ -39,6 +39,8 @@ class Graph:
         Raises:
             DataLoss: it cannot be read, or is something else.
         """
+        # FAISS would not tell a damaged file from one that cannot be opened.
+        path.open("rb").close()
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as exc:

@@ -45,8 +45,8 @@ def needed_bytes(manifest: Manifest, shard: int, filters_cached_max: int) -> int
     entry = manifest.shards[shard]
     share = entry.items / manifest.items if manifest.items else 0.0
     values = sum(attribute.items_present for attribute in manifest.attributes) * share
-    # A remembered filter: a byte a row, a bit a node, and the bitmap.
-    filters = filters_cached_max * entry.items * 1.25
+    # A remembered filter: a byte a row, a bit a row, a bit a node, and the bitmap.
+    filters = filters_cached_max * entry.items * 1.4
     attributes = _ATTRIBUTE_COPIES * entry.files[ATTRIBUTES_FILE].bytes
     rows = _BYTES_A_ROW * entry.items + _BYTES_A_VALUE * values
     return int(_FIXED_BYTES + rows + attributes + filters)

@@ -25,9 +25,9 @@ class SearchPath(StrEnum):
 class PlanLimits:
     """Where one path becomes better than another."""
 
-    exact_rows_max: int = 20_000
+    exact_rows_max: int = 30_000
     """A filter that leaves at most this many rows is searched exactly."""
-    graph_selectivity_min: float = 0.4
+    graph_selectivity_min: float = 0.8
     """From this share of matching rows on, the graph is searched as without a filter."""
     ef_filtered_max: int = 2_048
     """Cap on ef_search raised for a filter."""
@@ -78,7 +78,7 @@ class Plan:
 def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) -> Plan:
     """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
 
-    Source: the order of the rules and their thresholds are the design's, section 6.
+    Source: the thresholds are those of index_service/LOG.md, entry 8.
 
     >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, None, PlanLimits()).path
     <SearchPath.HNSW: 'hnsw'>

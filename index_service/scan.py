@@ -34,8 +34,8 @@ def scan(
         k: how many hits each query wants, q numbers.
         stop: called between blocks; raises when nobody waits for the answer any more.
     """
-    margin = _margin(queries.shape[1])
-    kept = [_Kept(wanted, margin) for wanted in k]
+    allowance = margin(queries.shape[1])
+    kept = [_Kept(wanted, allowance) for wanted in k]
     for block_rows, floats in _blocks(halves, rows, stop):
         scores = queries @ floats.T
         for candidates, row_scores in zip(kept, scores, strict=True):
@@ -104,7 +104,7 @@ class _Kept:
         self._scores, self._rows, self._count = [scores], [rows], len(rows)
 
 
-def _margin(dim: int) -> float:
+def margin(dim: int) -> float:
     """Return by how much a row among the k best may seem worse than the k-th.
 
     Both scores are off by at most gamma = dim u / (1 - dim u) times the lengths' product, whatever

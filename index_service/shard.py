@@ -1,7 +1,9 @@
 """One shard: how a batch of queries becomes hits, and how generations come and go meanwhile."""
 
+import errno
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from index_service.query import Hits, Profile, Query
 from index_service.scoring import Rows, Scores, best
 from index_service.segment import Matches, Segment
 from index_service.store import GenerationStore
-from rpc.errors import DataLoss, FailedPrecondition
+from rpc.errors import DataLoss, FailedPrecondition, ResourceExhausted
 
 Stop = Callable[[], None]
 """Called now and then during a search; raises when nobody waits for the answer any more."""
@@ -92,12 +94,13 @@ class Shard:
             NotFound: there is no such generation.
             DataLoss: a file differs from what the manifest promises.
             FailedPrecondition: SHARD_MISMATCH or GENERATION_FORMAT.
-            ResourceExhausted: too many generations are here, or memory is short.
+            ResourceExhausted: too many generations are here, or memory or file handles are short.
         """
         if loaded := self._holdings.begin(generation):
             return Arrival(loaded)
         try:
-            arrival = self._bring(generation)
+            with _enough_handles(generation):
+                arrival = self._bring(generation)
         except BaseException:
             self.budget.free(generation)
             self._holdings.give_up(generation)
@@ -314,6 +317,21 @@ def _hits(segment: Segment, search: _Search) -> Hits:
             rescore_us=search.rescore_us,
         ),
     )
+
+
+@contextmanager
+def _enough_handles(generation: int) -> Iterator[None]:
+    """Turn a want of file handles into a sentence: nothing is wrong with the files."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise ResourceExhausted(
+            f"no file handles are left to load generation {generation} with: {exc.strerror}; raise "
+            "the limit (ulimit -n), or close connections",
+            retry_after_s=10,
+        ) from exc
 
 
 def _require_encoder(hold: Hold, encoder_id: str) -> None:
