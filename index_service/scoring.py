@@ -7,6 +7,7 @@ from index_service.halffloat import to_float32
 
 # Rows scored at once: 1,024 x 768 in float64 is 6 MiB.
 _BLOCK_ROWS = 1024
+_FEW_ROWS = 64
 
 Halves = NDArray[np.float16]
 Rows = NDArray[np.int64]
@@ -34,9 +35,17 @@ def score(query: NDArray[np.float32], halves: Halves) -> Scores:
     query64 = query.astype(np.float64)
     scores = np.empty(len(halves), dtype=np.float32)
     for start in range(0, len(halves), _BLOCK_ROWS):
-        products = np.multiply(to_float32(halves[start : start + _BLOCK_ROWS]), query64)
+        products = np.multiply(_floats(halves[start : start + _BLOCK_ROWS]), query64)
         scores[start : start + _BLOCK_ROWS] = products.sum(axis=1)
     return scores
+
+
+def _floats(halves: Halves) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Return the same numbers in a precision that is multiplied fast.
+
+    For few rows the calls of `to_float32` cost more than numpy's slow conversion.
+    """
+    return halves.astype(np.float64) if len(halves) <= _FEW_ROWS else to_float32(halves)
 
 
 def best(scores: Scores, rows: Rows, k: int) -> NDArray[np.intp]:

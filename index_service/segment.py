@@ -205,7 +205,7 @@ class Segment:
 
     def score(self, query: NDArray[np.float32], rows: Rows) -> Scores:
         """Return the final scores of rows for a query of shape (dim,)."""
-        return score(query, self._halves[rows])
+        return score(query, self._halves.take(rows, axis=0))
 
     def embeddings(self, rows: Rows) -> NDArray[np.float32]:
         """Return stored vectors, shape (n, dim)."""
