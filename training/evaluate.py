@@ -151,11 +151,21 @@ def by_segment(
     return {
         kind: {
             segment: (len(rows), float(values[rows].mean()))
-            for segment, rows in sorted(segments.items())
+            for segment, rows in sorted(segments.items(), key=lambda entry: _in_order(entry[0]))
             if len(rows) >= SEGMENT_QUERIES_MIN
         }
         for kind, segments in places.items()
     }
+
+
+def _in_order(segment: str) -> tuple[int, str]:
+    """Return a key that orders ranges by their first number, and other names by the alphabet.
+
+    >>> sorted(["101 words and more", "21-50 words", "Baby"], key=_in_order)
+    ['Baby', '21-50 words', '101 words and more']
+    """
+    number = segment.split()[0].split("-")[0]
+    return (int(number) if number.isdecimal() else 0, segment)
 
 
 def read_topics(folder: Path) -> dict[str, Topic]:

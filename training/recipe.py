@@ -1,6 +1,6 @@
 """What a training run is made of: a TOML file in which every key is known and every value possible.
 
-`recipes/paper.toml` is the paper's recipe; `recipes/best-minilm.toml` is ours.
+`recipes/paper.toml` is the paper's recipe; `recipes/hard-negatives-minilm.toml` is ours.
 """
 
 import tomllib

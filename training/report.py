@@ -50,7 +50,7 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
     return [
         f"# {results['data']}, {results['split']}",
         "",
-        f"{results['queries']} queries{masked}, {results['items']} items, exact search. Means with "
+        f"{results['queries']} queries{masked}, {results['items']} items. Means with "
         "95 % bootstrap intervals, products resampled; an asterisk is p < 0.05 against "
         f"{baseline} (paired randomization test, not corrected for the number of comparisons).",
         "",
