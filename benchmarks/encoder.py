@@ -377,11 +377,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fp32-bundle", type=Path, help="of the same model; likewise")
     parser.add_argument("--judgements", type=Path, help="a BEIR folder")
     parser.add_argument(
-        "--own-items", type=int, default=1_000_000, help="items that Vitrine embeds itself; all"
+        "--own-items",
+        type=int,
+        default=1_000_000,
+        help="items that Vitrine embeds itself; 0: none, default: all",
     )
-    parser.add_argument(
-        "--peer-items", type=int, default=10_000, help="items that INT8 peers embed themselves"
-    )
+    parser.add_argument("--peer-items", type=int, default=10_000, help="the same of INT8 peers")
     parser.add_argument("--embeddings-cache", type=Path, help="folder of vectors to reuse")
     parser.add_argument(
         "--peer-python",

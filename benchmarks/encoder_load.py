@@ -27,6 +27,7 @@ from rpc.terminal import CommandError
 ROOT = Path(__file__).parents[1]
 CALLERS_PER_CHANNEL = 16
 START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
 _SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)
 _HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -49,8 +50,7 @@ def running_service(bundle: Path) -> Iterator[str]:
         try:
             yield _address_once_serving(process, announcement, log)
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            _stop(process)
 
 
 def ask(**command: Any) -> dict[str, Any]:
@@ -132,6 +132,16 @@ async def _time_us(call: Any) -> float:
 
 def _request(text: str) -> encoder_pb2.EncodeRequest:
     return encoder_pb2.EncodeRequest(texts=[text], kind=types_pb2.TEXT_KIND_QUERY)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process, by force when it does not listen."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _address_once_serving(process: subprocess.Popen[bytes], announcement: Path, log: Path) -> str:

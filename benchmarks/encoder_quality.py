@@ -80,8 +80,10 @@ def quality(
     return found
 
 
-def part_to_embed(collection: Collection, own_items: int) -> Collection:
+def part_to_embed(collection: Collection, own_items: int) -> Collection | None:
     """Return a collection of about so many items, for systems that embed items themselves."""
+    if own_items == 0:
+        return None
     if own_items >= len(collection.item_ids):
         return collection
     return narrow(collection, own_items, max(1, own_items // 10), seed=29)

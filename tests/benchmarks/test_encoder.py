@@ -101,6 +101,7 @@ def test_a_part_is_compared_with_what_full_precision_finds_in_that_part():
     part = part_to_embed(collection, 15)
     assert len(part.item_ids) == 15
     assert part_to_embed(collection, 40) is collection
+    assert part_to_embed(collection, 0) is None
     for own_part in (part, collection):
         found = quality(collection, full, full, own_part, bases={})
         assert found["items_over_own_items"] == len(own_part.item_ids)
