@@ -1,5 +1,6 @@
 """A training run, step by step: it evaluates itself, keeps the best, and goes on where it was."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -74,7 +75,7 @@ def prepare(
     """Load the model and put together what trains it.
 
     Raises:
-        CommandError: there is no such model, or the recipe does not fit it.
+        CommandError: there is no such model, or the recipe does not fit it or the pairs.
     """
     torch.manual_seed(recipe.run.seed)
     source = find_model(recipe.model.base)
@@ -92,7 +93,8 @@ def prepare(
         lr=recipe.optimizer.learning_rate,
         weight_decay=recipe.optimizer.weight_decay,
     )
-    steps = num_steps(recipe, examples)
+    if not (steps := num_steps(recipe, examples)):
+        raise CommandError("the pairs are all of one product, and batches.product_once is true")
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_at(step, steps, recipe.optimizer.warmup)
     )
@@ -164,7 +166,11 @@ def run_epoch(trainer: Trainer, progress: Progress, screen: Screen) -> None:
 
 
 def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) -> None:
-    """Move the weights once, by the mean gradient of some batches."""
+    """Move the weights once, by the mean gradient of some batches.
+
+    Raises:
+        CommandError: the loss is no number any more.
+    """
     started_s = time.monotonic()
     trainer.model.train()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -175,6 +181,11 @@ def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) ->
             loss = trainer.loss([features_of(trainer, texts) for texts in columns]) / len(batches)
         torch.autograd.backward(loss)
         total += float(loss.detach())
+    if not math.isfinite(total):
+        raise CommandError(
+            f"the loss is {total} at step {progress.step + 1}; lower optimizer.learning_rate (now "
+            f"{trainer.recipe.optimizer.learning_rate:g}), or set run.bf16 = false on a GPU"
+        )
     torch.nn.utils.clip_grad_norm_(trainer.trained, trainer.recipe.optimizer.gradient_norm_max)
     trainer.optimizer.step()
     trainer.schedule.step()

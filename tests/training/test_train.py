@@ -188,6 +188,22 @@ def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, t
         train(recipe, tiny_data, tmp_path)
 
 
+def test_a_loss_that_is_no_number_stops_the_run(tiny_model, tiny_data, tmp_path):
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    with torch.no_grad():
+        model[0].model.encoder.layer[0].output.dense.weight.fill_(torch.nan)
+    model.save(str(tmp_path / "broken"))
+    with pytest.raises(CommandError, match=r"the loss is nan at step 1; lower optimizer\.learning"):
+        train(a_recipe(tmp_path / "broken"), tiny_data, tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_pairs_of_one_product_are_refused(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, data={"pairs_max": 2})  # two reviews of the red boots
+    with pytest.raises(CommandError, match=r"all of one product, and batches\.product_once"):
+        train(recipe, tiny_data, tmp_path)
+
+
 def test_a_folder_without_pairs_is_refused(tmp_path):
     with pytest.raises(CommandError, match="no training pairs; make them with python -m"):
         train(a_recipe("any"), tmp_path, tmp_path / "out")
