@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.encoder_worker import Worker
-from training.beir import Collection, narrow
+from training.beir import Collection
 from training.ranking import evaluate_vectors
 
 Floats = NDArray[np.float32]
@@ -81,12 +82,26 @@ def quality(
 
 
 def part_to_embed(collection: Collection, own_items: int) -> Collection | None:
-    """Return a collection of about so many items, for systems that embed items themselves."""
+    """Return the first items and the queries that any of them is relevant to; None without any."""
     if own_items == 0:
         return None
     if own_items >= len(collection.item_ids):
         return collection
-    return narrow(collection, own_items, max(1, own_items // 10), seed=29)
+    kept = frozenset(collection.item_ids[:own_items])
+    qrels = {
+        query_id: {item_id: grade for item_id, grade in judged.items() if item_id in kept}
+        for query_id, judged in collection.qrels.items()
+        if any(grade >= 1 and item_id in kept for item_id, grade in judged.items())
+    }
+    rows = [row for row, query_id in enumerate(collection.query_ids) if query_id in qrels]
+    return replace(
+        collection,
+        item_ids=collection.item_ids[:own_items],
+        item_texts=collection.item_texts[:own_items],
+        query_ids=tuple(collection.query_ids[row] for row in rows),
+        query_texts=tuple(collection.query_texts[row] for row in rows),
+        qrels=qrels,
+    )
 
 
 def _rows(some: Sequence[str], ids: Sequence[str]) -> list[int]:

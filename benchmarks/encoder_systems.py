@@ -162,23 +162,24 @@ class OpenVino:
 
 
 class Own:
-    """The bundle as encoder_service runs it: one text a run; several side by side, one a core."""
+    """The bundle as encoder_service runs it: a lone text on every core, several on one each."""
 
     def __init__(self, files: dict[str, str]) -> None:
         from encoder_service.bundle import load_bundle
         from encoder_service.encoder import load_encoder
+        from encoder_service.layout import Layout
 
-        self._encoder = load_encoder(load_bundle(Path(files["bundle"])))
+        self._encoder = load_encoder(load_bundle(Path(files["bundle"])), Layout.AUTO)
         self._encoder.warm()
         self._pool = ThreadPoolExecutor(max_workers=cores())
-        self.threads = 1
-        self.note = f"one thread a text, {cores()} texts side by side"
+        self.threads = cores()
+        self.note = "a lone text on every core; several side by side, a core each"
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Return unit vectors of shape (n, dim)."""
         if len(texts) == 1:
             return self._encoder.encode(texts)
-        return np.concatenate(list(self._pool.map(self._encoder.encode, [[t] for t in texts])))
+        return np.stack(list(self._pool.map(self._encoder.run, self._encoder.tokenize(texts))))
 
 
 class Grpc:

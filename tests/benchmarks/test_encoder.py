@@ -99,7 +99,12 @@ def test_a_part_is_compared_with_what_full_precision_finds_in_that_part():
         return np.stack([vectors[text] for text in texts])
 
     part = part_to_embed(collection, 15)
-    assert len(part.item_ids) == 15
+    assert part.item_ids == collection.item_ids[:15]
+    assert part.query_ids == tuple(
+        query_id
+        for query_id, judged in collection.qrels.items()
+        if set(judged) & set(collection.item_ids[:15])
+    )
     assert part_to_embed(collection, 40) is collection
     assert part_to_embed(collection, 0) is None
     for own_part in (part, collection):
