@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from gateway.cluster import Cluster
 from gateway.question import Question
@@ -34,8 +35,7 @@ class ShardState(Enum):
     SUSPENDED = "SUSPENDED"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardOutcome:
+class ShardOutcome(NamedTuple):
     """What became of a question on one shard. `items` is how many it holds, zero if unknown."""
 
     shard: int
@@ -44,7 +44,7 @@ class ShardOutcome:
     latency_us: int = 0
     detail: str = ""
     answer: ShardAnswer | None = None
-    error: VitrineError | None = field(default=None, repr=False)
+    error: VitrineError | None = None
 
 
 @dataclass(frozen=True, slots=True)

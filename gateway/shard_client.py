@@ -4,8 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 
@@ -22,8 +21,7 @@ from rpc.errors import Unavailable, VitrineError, from_rpc_error, is_gone
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class ShardAnswer:
+class ShardAnswer(NamedTuple):
     """What one shard found for one query."""
 
     hits: Hits
@@ -136,7 +134,7 @@ class ShardClient:
             return Unavailable("SHARD_DOWN", down)
         return ours
 
-    def _in_order_of_choice(self, generation: int) -> list[Replica]:
+    def _in_order_of_choice(self, generation: int) -> Sequence[Replica]:
         """Return the replicas worth calling, in turn: those that hold the generation, if any do.
 
         Raises:
@@ -144,6 +142,8 @@ class ShardClient:
         """
         if not self.replicas:
             raise Unavailable("SHARD_DOWN", f"shard {self.shard} has no address")
+        if len(self.replicas) == 1:
+            return self.replicas
         turn = next(self._turn) % len(self.replicas)
         in_turn = self.replicas[turn:] + self.replicas[:turn]
         holders = [replica for replica in in_turn if replica.holds(generation)]
