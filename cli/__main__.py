@@ -115,6 +115,13 @@ def build(
             "reaches the recall; tuning.json and tuning.png of the generation show the curves.",
         ),
     ] = False,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Build shards on the Ray cluster there, host:port; local starts one here.",
+        ),
+    ] = "",
     force_reason: Annotated[
         str, typer.Option(help="Why it is promoted although its recall is below that.")
     ] = "",
@@ -139,6 +146,7 @@ def build(
         code_dim=code_dim,
         required_recall=required_recall,
         tune=tune,
+        ray=ray,
         promote=promote,
         force_reason=force_reason,
     )

@@ -47,6 +47,7 @@ class BuildOptions:
     code_dim: int | None = None
     required_recall: float | None = None
     tune: bool = False
+    ray: str = ""
     promote: bool = False
     force_reason: str = ""
 
@@ -209,6 +210,7 @@ def _index_options(options: BuildOptions) -> list[str]:
         "--ef-construction": options.ef_construction,
         "--code-dim": options.code_dim,
         "--required-recall": options.required_recall,
+        "--ray": options.ray or None,
     }
     return [*command_line(given), *(["--tune"] if options.tune else [])]
 

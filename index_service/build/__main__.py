@@ -40,6 +40,14 @@ def main(
             "the recall; tuning.json and tuning.png of the generation show all.",
         ),
     ] = False,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on the Ray cluster there, host:port, or on one started here: local. All its "
+            "machines must see both folders.",
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the graphs' random levels.")] = 1,
 ) -> None:
     """Build every shard's index files, measure their recall, publish them as a generation."""
@@ -51,6 +59,7 @@ def main(
         required_recall=required_recall,
         seed=seed,
         tune=tune,
+        ray=ray,
     )
     with errors_as_sentences():
         if tune and (m is not None or code_dim is not None):

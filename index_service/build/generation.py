@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from index_service.build.gate import ShardsMeasured, choose, warn_below
 from index_service.build.projection import fit
 from index_service.build.publish import alone, enough_room, publish, shard_entries
+from index_service.build.ray_workers import RayWorkers
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
 from index_service.build.tune import PLOT_FILE, TUNING_FILE, tune
@@ -56,6 +57,8 @@ class BuildSettings:
     seed: int = 1
     tune: bool = False
     """Try setups on a sample first, and take m and code_dim from the best."""
+    ray: str = ""
+    """Address of the Ray cluster that works; empty for this machine's cores."""
 
     @property
     def parameters(self) -> IndexParameters:
@@ -116,7 +119,7 @@ def _tuned(work: WorkFolder, settings: BuildSettings) -> BuildSettings:
     """Return the settings with the setup that did best on a sample, if that is asked for."""
     if not settings.tune or not work.items:
         return settings
-    with Workers(_processes(work)) as workers:
+    with _workers(work, settings) as workers:
         tuning = tune(
             work, workers, settings.ef_construction, settings.seed, settings.required_recall
         )
@@ -130,21 +133,23 @@ def _keep_tuning(work: WorkFolder, staging: Path) -> None:
             shutil.copyfile(work.folder / name, staging / name)
 
 
-def _processes(work: WorkFolder) -> int:
-    return available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1
+def _workers(work: WorkFolder, settings: BuildSettings) -> Workers:
+    """Return who works: a cluster, all cores, or this process where that is done sooner."""
+    if settings.ray:
+        return RayWorkers(settings.ray)
+    return Workers(available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1)
 
 
 def _make(
     work: WorkFolder, staging: Path, settings: BuildSettings, published: Sequence[int]
 ) -> Manifest:
     """Write everything but the manifest into the staging folder; return the manifest."""
-    processes = _processes(work)
     projection = _projection(work, settings.code_dim)
-    with Workers(processes) as workers:
+    with _workers(work, settings) as workers:
         # 1. Which shard each row belongs to, and which attributes there are.
         surveys = workers.run(
             survey,
-            survey_tasks(work, settings.num_shards, processes),
+            survey_tasks(work, settings.num_shards, workers.processes),
             "read items",
             work.items,
         )
