@@ -33,7 +33,7 @@ train-smoke: $(DEMO_STAMP) ## Data set, training, bundle and report of the sampl
 	$(BIN)/python -m training.sample_catalog --items 600 --out $(SMOKE_OUT)/catalog
 	$(BIN)/python -m training.reproduce --reviews $(SMOKE_OUT)/catalog/reviews.jsonl.gz \
 		--items $(SMOKE_OUT)/catalog/items.jsonl.gz --recipe training/recipes/smoke.toml \
-		--out $(SMOKE_OUT)
+		--quantize none --out $(SMOKE_OUT)
 
 reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= RECIPES= REPRODUCE_OUT=)
 	$(BIN)/python -m training.reproduce $(REVIEWS:%=--reviews %) $(ITEMS:%=--items %) \
