@@ -92,7 +92,9 @@ def largest_channels(graph: Path, feeds: list[Feed]) -> dict[str, dict[str, Any]
     readings = read_texts(Probe(model, find_matrices(model.graph)), feeds, lambda _: None)
     return {
         name: {
-            "largest": np.round(np.sort(maxima)[::-1][:LARGEST_CHANNELS], 1).tolist(),
+            "largest": [
+                round(float(value), 1) for value in np.sort(maxima)[::-1][:LARGEST_CHANNELS]
+            ],
             "median": round(float(np.median(maxima)), 2),
         }
         for name, maxima in readings.channel_maxima.items()
