@@ -35,6 +35,10 @@ def loss_of(model, columns, **loss):
     return build_loss(model, recipe)([features_of(model, texts) for texts in columns])
 
 
+def value_of(*arguments, **loss):
+    return float(loss_of(*arguments, **loss).detach())
+
+
 def formula(model, columns, temperature, symmetric, dim):
     """Softmax cross-entropy over cosines, in float64, a query at a time."""
     vectors = [model.encode(texts).astype(np.float64)[:, :dim] for texts in columns]
@@ -53,15 +57,15 @@ def formula(model, columns, temperature, symmetric, dim):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("columns", [[QUERIES, ITEMS], [QUERIES, ITEMS, NEGATIVES]])
 def test_the_loss_is_that_of_the_formula(model, columns, symmetric):
-    found = loss_of(model, columns, temperature=0.2, symmetric=symmetric)
+    found = value_of(model, columns, temperature=0.2, symmetric=symmetric)
     expected = formula(model, columns, 0.2, symmetric, 16)
-    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_matryoshka_adds_the_losses_of_the_first_dimensions(model):
-    found = loss_of(model, [QUERIES, ITEMS], temperature=0.2, matryoshka_dims=[4, 8])
+    found = value_of(model, [QUERIES, ITEMS], temperature=0.2, matryoshka_dims=[4, 8])
     expected = sum(formula(model, [QUERIES, ITEMS], 0.2, False, dim) for dim in (4, 8, 16))
-    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("dims", [[], [8]])
@@ -84,8 +88,8 @@ def test_a_cached_loss_has_the_same_value_and_gradient(model, dims):
 
 
 def test_hardness_makes_close_negatives_count_more(model):
-    plain = loss_of(model, [QUERIES, ITEMS], temperature=0.2)
-    assert float(loss_of(model, [QUERIES, ITEMS], temperature=0.2, hardness=5.0)) > float(plain)
+    plain = value_of(model, [QUERIES, ITEMS], temperature=0.2)
+    assert value_of(model, [QUERIES, ITEMS], temperature=0.2, hardness=5.0) > plain
 
 
 def test_texts_of_like_length_embedded_together_keep_their_places(model):
