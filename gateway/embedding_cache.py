@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.encoder_client import Embedding
+from rpc.deadlines import Alarms
 
 Key = tuple[str, str]
 
@@ -30,6 +31,7 @@ class EmbeddingCache:
         self.evictions = 0
         self.size_bytes = 0
         self._bytes_max = bytes_max
+        self._alarms = Alarms()
         self._kept: OrderedDict[Key, Embedding] = OrderedDict()
         self._in_the_air: dict[Key, asyncio.Future[Embedding]] = {}
         self._num_waiting: dict[Key, int] = {}
@@ -38,6 +40,7 @@ class EmbeddingCache:
         self,
         key: Key,
         encode: Callable[[], "asyncio.Future[Embedding]"],
+        timeout_s: float,
         *,
         bypass: bool = False,
     ) -> Embedding:
@@ -48,11 +51,15 @@ class EmbeddingCache:
         Args:
             key: encoder and text.
             encode: starts the encoding; cancelling what it returns withdraws it.
+            timeout_s: how long to wait for it.
             bypass: encode afresh, and keep nothing of it.
+
+        Raises:
+            TimeoutError: it was not there in time.
         """
         if bypass:
             self.bypassed += 1
-            return await encode()
+            return await self._alarms.within(encode(), timeout_s)
         if (kept := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)
             self.hits += 1
@@ -65,7 +72,7 @@ class EmbeddingCache:
             self.shared += 1
         self._num_waiting[key] = self._num_waiting.get(key, 0) + 1
         try:
-            embedding = await asyncio.shield(encoding)
+            embedding = await self._alarms.within(asyncio.shield(encoding), timeout_s)
         finally:
             self._leave(key, encoding)
         self._keep(key, embedding)

@@ -8,7 +8,6 @@ What falls short (a shard, the catalogue) is named in the answer; what makes an 
 impossible (no encoder for a text, no shard at all) is raised as an error of `rpc.errors`.
 """
 
-import asyncio
 from dataclasses import dataclass
 from enum import Enum
 
@@ -158,12 +157,12 @@ class Searcher:
     ) -> Embedding:
         deadline = Deadline.after(share_s)
         try:
-            async with asyncio.timeout(share_s):
-                return await self._embeddings.get(
-                    (view.encoder_id, text),
-                    lambda: self._cluster.encoder.encode(text, deadline),
-                    bypass=bypass,
-                )
+            return await self._embeddings.get(
+                (view.encoder_id, text),
+                lambda: self._cluster.encoder.encode(text, deadline),
+                share_s,
+                bypass=bypass,
+            )
         except (TimeoutError, DeadlineExceeded) as exc:
             raise DeadlineExceeded("embed") from exc
 

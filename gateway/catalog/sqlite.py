@@ -19,9 +19,10 @@ from rpc.threads import Threads
 
 T = TypeVar("T")
 
-_READ_ITEMS = """
-    SELECT item_id, item FROM items WHERE item_id IN (SELECT value FROM json_each(?))
-"""
+_READ_ITEMS = "SELECT item_id, item FROM items WHERE item_id IN ({})"
+# A page's items are asked by parameters, which SQLite has a statement ready for; many as one list.
+_PARAMETERS_MAX = 100
+_MANY = "SELECT value FROM json_each(?)"
 _PREFIX = "sqlite://"
 
 
@@ -41,8 +42,7 @@ class SqliteCatalog:
 
     async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized items by id; unknown ids are absent."""
-        asked = orjson.dumps(list(item_ids)).decode()
-        return await self._ask(lambda: self._reader.get_items(asked))
+        return await self._ask(lambda: self._reader.get_items(item_ids))
 
     async def size(self) -> CatalogSize:
         """Return the number of items and the newest sequence number."""
@@ -75,8 +75,12 @@ class _Reader:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] = (0, 0)
 
-    def get_items(self, asked: str) -> dict[str, bytes]:
-        return dict(self._connected().execute(_READ_ITEMS, (asked,)).fetchall())
+    def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
+        if len(item_ids) <= _PARAMETERS_MAX:
+            statement, asked = _READ_ITEMS.format(",".join("?" * len(item_ids))), tuple(item_ids)
+        else:
+            statement, asked = _READ_ITEMS.format(_MANY), (orjson.dumps(list(item_ids)).decode(),)
+        return dict(self._connected().execute(statement, asked).fetchall())
 
     def size(self) -> CatalogSize:
         row = self._connected().execute("SELECT items, seq FROM catalog_state").fetchone()

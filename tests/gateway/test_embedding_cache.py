@@ -30,12 +30,12 @@ class Encodings:
 
 async def test_a_second_look_up_is_a_hit_that_costs_no_inference():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    first = asyncio.ensure_future(cache.get(KEY, encodings))
+    first = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
     await asyncio.sleep(0)
     encodings.futures[0].set_result(embedding())
     await first
 
-    again = await cache.get(KEY, encodings)
+    again = await cache.get(KEY, encodings, 60.0)
 
     assert again.cached
     assert again.compute_us == 0
@@ -44,7 +44,7 @@ async def test_a_second_look_up_is_a_hit_that_costs_no_inference():
 
 async def test_equal_queries_in_the_air_share_one_encoding():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    callers = [asyncio.ensure_future(cache.get(KEY, encodings)) for _ in range(3)]
+    callers = [asyncio.ensure_future(cache.get(KEY, encodings, 60.0)) for _ in range(3)]
     await asyncio.sleep(0)
     encodings.futures[0].set_result(embedding())
 
@@ -55,7 +55,7 @@ async def test_equal_queries_in_the_air_share_one_encoding():
 
 async def test_one_caller_leaving_does_not_stop_the_encoding_for_the_others():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    leaving, staying = (asyncio.ensure_future(cache.get(KEY, encodings)) for _ in range(2))
+    leaving, staying = (asyncio.ensure_future(cache.get(KEY, encodings, 60.0)) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_one_caller_leaving_does_not_stop_the_encoding_for_the_others():
 
 async def test_the_encoding_is_withdrawn_when_the_last_caller_leaves():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    callers = [asyncio.ensure_future(cache.get(KEY, encodings)) for _ in range(2)]
+    callers = [asyncio.ensure_future(cache.get(KEY, encodings, 60.0)) for _ in range(2)]
     await asyncio.sleep(0)
     for caller in callers:
         caller.cancel()
@@ -87,7 +87,7 @@ async def fill(cache, count, dim=4, text="query"):
         # As the client gives them: a row of an answer that many queries shared.
         row = np.ones((8, dim), dtype=np.float32)[number % 8]
         key = ("encoder-a", f"{text} {number}")
-        await cache.get(key, lambda row=row: answered(Embedding(row, "".join("encoder-a"))))
+        await cache.get(key, lambda row=row: answered(Embedding(row, "".join("encoder-a"))), 60.0)
 
 
 async def test_the_bound_in_bytes_holds_and_evictions_are_counted():
@@ -115,19 +115,19 @@ async def test_the_bytes_counted_are_the_bytes_taken(dim, text):
 async def test_the_least_recently_asked_makes_room():
     cache = EmbeddingCache(1_300)
     await fill(cache, 3)
-    await cache.get(("encoder-a", "query 0"), Encodings())
-    await cache.get(("encoder-a", "new"), lambda: answered(embedding()))
+    await cache.get(("encoder-a", "query 0"), Encodings(), 60.0)
+    await cache.get(("encoder-a", "new"), lambda: answered(embedding()), 60.0)
 
-    await cache.get(("encoder-a", "query 0"), Encodings())
+    await cache.get(("encoder-a", "query 0"), Encodings(), 60.0)
     assert (cache.hits, cache.evictions) == (2, 1)
 
 
 async def test_a_bypassed_cache_is_neither_asked_nor_filled():
     cache = EmbeddingCache(100_000)
-    await cache.get(KEY, lambda: answered(embedding()), bypass=True)
+    await cache.get(KEY, lambda: answered(embedding()), 60.0, bypass=True)
     assert cache.size_bytes == 0
-    await cache.get(KEY, lambda: answered(embedding()))
-    again = await cache.get(KEY, lambda: answered(embedding()), bypass=True)
+    await cache.get(KEY, lambda: answered(embedding()), 60.0)
+    again = await cache.get(KEY, lambda: answered(embedding()), 60.0, bypass=True)
 
     assert not again.cached
     assert (cache.hits, cache.misses, cache.bypassed) == (0, 1, 2)
@@ -135,7 +135,7 @@ async def test_a_bypassed_cache_is_neither_asked_nor_filled():
 
 async def test_a_bypassing_caller_who_leaves_withdraws_its_encoding():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    leaving = asyncio.ensure_future(cache.get(KEY, encodings, bypass=True))
+    leaving = asyncio.ensure_future(cache.get(KEY, encodings, 60.0, bypass=True))
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
@@ -146,7 +146,7 @@ async def test_a_bypassing_caller_who_leaves_withdraws_its_encoding():
 async def test_an_embedding_of_another_encoder_is_not_kept():
     cache, encodings = EmbeddingCache(100_000), Encodings()
     for place in range(2):
-        caller = asyncio.ensure_future(cache.get(KEY, encodings))
+        caller = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
         await asyncio.sleep(0)
         encodings.futures[place].set_result(embedding("encoder-b"))
         await caller
@@ -156,13 +156,34 @@ async def test_an_embedding_of_another_encoder_is_not_kept():
 
 async def test_a_failed_encoding_is_not_remembered():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    caller = asyncio.ensure_future(cache.get(KEY, encodings))
+    caller = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
     await asyncio.sleep(0)
     encodings.futures[0].set_exception(ValueError("down"))
     with pytest.raises(ValueError, match="down"):
         await caller
 
-    again = asyncio.ensure_future(cache.get(KEY, encodings))
+    again = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
     await asyncio.sleep(0)
     encodings.futures[1].set_result(embedding())
     assert not (await again).cached
+
+
+async def test_who_waited_too_long_leaves_and_others_still_get_it():
+    cache, encodings = EmbeddingCache(100_000), Encodings()
+    patient = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await cache.get(KEY, encodings, 0.01)
+    [encoding] = encodings.futures
+    assert not encoding.done()
+    encoding.set_result(embedding())
+    assert (await patient).encoder_id == "encoder-a"
+
+
+async def test_an_encoding_that_nobody_waits_for_any_more_is_withdrawn():
+    cache, encodings = EmbeddingCache(100_000), Encodings()
+    with pytest.raises(TimeoutError):
+        await cache.get(KEY, encodings, 0.01)
+    [encoding] = encodings.futures
+    await asyncio.sleep(0)
+    assert encoding.cancelled()

@@ -79,6 +79,14 @@ async def test_each_changed_item_takes_one_sequence_number(bulk: BulkCatalog, st
     assert await store.size() == CatalogSize(items=3, seq=4)
 
 
+async def test_few_and_many_items_are_read_alike(bulk: BulkCatalog, store: CatalogStore):
+    written = dict(an_item(f"item-{number:04d}", f"Dress {number}") for number in range(250))
+    bulk.upsert_many(list(written.items()), {})
+    for count in (1, 99, 100, 101, 250):
+        asked = list(written)[:count]
+        assert await store.get_items([*asked, "no such item"]) == {i: written[i] for i in asked}
+
+
 def test_unchanged_items_keep_their_sequence_number(bulk: BulkCatalog):
     bulk.upsert_many([an_item("a"), an_item("b")], {})
     assert bulk.upsert_many([an_item("a"), an_item("b")], {}) == 0
