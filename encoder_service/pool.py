@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from encoder_service.lanes import Bounds, Call, Lane, Lanes
 from encoder_service.layout import usable_cores
 from encoder_service.tokenizer import Text, Tokens
+from rpc.deadlines import Alarms
 from rpc.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
 # A call of at most so many characters is tokenized where it arrives: that takes less time than to
@@ -101,6 +102,7 @@ class WorkerPool:
         self._lanes = Lanes(bounds, workers or usable_cores(), observer.dropped)
         self._ready = {lane: threading.Condition(self._lock) for lane in models}
         self._running = dict.fromkeys(Lane, 0)
+        self._alarms = Alarms()
         self._outbox: list[tuple[Call, Done | Exception]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
@@ -147,14 +149,11 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         call = self._call_of(texts, lane, within_s, refuse_truncation, loop.create_future())
         self._admit(call, loop)
-        expiry = None
-        if within_s != float("inf"):
-            expiry = loop.call_later(within_s, self._expire, call)
         try:
-            done: Done = await call.answer
+            done: Done = await self._alarms.within(call.answer, within_s)
+        except TimeoutError as exc:
+            raise DeadlineExceeded("encode") from exc
         finally:
-            if expiry is not None:
-                expiry.cancel()
             if not call.answer.done() or call.left:
                 self._drop(call)
         return done
@@ -312,10 +311,6 @@ class WorkerPool:
         with self._lock:
             self._lanes.forget(call)
             self._let_lower_lanes_run(call.lane)
-
-    def _expire(self, call: Call) -> None:
-        if not call.answer.done():
-            call.answer.set_exception(DeadlineExceeded("encode"))
 
     def _send(self, call: Call, outcome: Done | Exception) -> None:
         """Hand an outcome to the event loop, which is woken once for several; the lock is held."""
