@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from benchmarks.encoder_layout import QUERIES
-from benchmarks.encoder_soak import serving
+from benchmarks.encoder_load import running_process
 from benchmarks.report import machine, spread, write_result
 from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder, load_encoder
@@ -36,7 +36,7 @@ def main() -> None:
     bundle = load_bundle(options.bundle)
     local = load_encoder(bundle, Layout(options.layout))
     local.warm()
-    with serving(options.bundle, VITRINE_ENCODER_LAYOUT=options.layout) as (address, _):
+    with running_process(options.bundle, VITRINE_ENCODER_LAYOUT=options.layout) as (address, _):
         figures |= asyncio.run(measure(local, address, options))
     figures |= {"model": bundle.name, "layout": options.layout}
     print(json.dumps(figures, indent=2))

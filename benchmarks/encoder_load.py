@@ -34,7 +34,18 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 
 @contextmanager
 def running_service(bundle: Path) -> Iterator[str]:
-    """Serve a bundle in a real encoder process on a free port; yield its address once SERVING.
+    """Serve a bundle as `running_process` does; yield its address."""
+    with running_process(bundle) as (address, _):
+        yield address
+
+
+@contextmanager
+def running_process(bundle: Path, **settings: str) -> Iterator[tuple[str, int]]:
+    """Serve a bundle in a real encoder process on a free port; yield address and pid once SERVING.
+
+    Args:
+        bundle: what to serve.
+        settings: environment variables for the process.
 
     Raises:
         CommandError: it did not start.
@@ -44,11 +55,10 @@ def running_service(bundle: Path) -> Iterator[str]:
         command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle)]
         command += ["--port", "0", "--http-port", "0", "--announce-file", str(announcement)]
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=file, stderr=file
-            )
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
         try:
-            yield _address_once_serving(process, announcement, log)
+            yield _address_once_serving(process, announcement, log), process.pid
         finally:
             _stop(process)
 

@@ -10,15 +10,9 @@ Writes benchmarks/results/NAME.json and docs/images/NAME.png.
 import argparse
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +21,7 @@ import matplotlib as mpl
 import psutil
 from matplotlib import pyplot as plt
 
+from benchmarks.encoder_load import running_process
 from benchmarks.report import machine, write_result
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 
@@ -44,8 +39,9 @@ def main() -> None:
     mpl.use("Agg")
     options = _parser().parse_args()
     figures: dict[str, Any] = {"machine": machine()}
-    with serving(options.bundle) as (address, process):
-        figures |= asyncio.run(soak(address, process, options))
+    quiet = {"VITRINE_ENCODER_LOG_LEVEL": "warning"}
+    with running_process(options.bundle, **quiet) as (address, pid):
+        figures |= asyncio.run(soak(address, psutil.Process(pid), options))
     draw(figures, IMAGES / f"{options.name}.png")
     print(json.dumps({key: figures[key] for key in figures.keys() - {"resident_mib"}}, indent=2))
     print(f"written to {write_result(options.name, figures)}")
@@ -140,39 +136,6 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-@contextmanager
-def serving(bundle: Path, **settings: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Run the service; yields its address and its process once it serves."""
-    with tempfile.TemporaryDirectory() as folder:
-        announced = Path(folder) / "encoder.json"
-        command = [sys.executable, "-m", "encoder_service", "--bundle", str(bundle)]
-        command += ["--port", "0", "--http-port", "0", "--announce-file", str(announced)]
-        environment = {**os.environ, "VITRINE_ENCODER_LOG_LEVEL": "warning", **settings}
-        with subprocess.Popen(command, env=environment) as started:
-            try:
-                while not announced.exists():
-                    if started.poll() is not None:
-                        raise SystemExit("error: the encoder service did not start")
-                    time.sleep(0.05)
-                address = json.loads(announced.read_text())["address"]
-                _wait_until_serving(address)
-                yield address, psutil.Process(started.pid)
-            finally:
-                started.terminate()
-
-
-def _wait_until_serving(address: str) -> None:
-    with grpc.insecure_channel(address) as channel:
-        describe = encoder_pb2_grpc.EncoderServiceStub(channel).DescribeEncoder
-        while True:
-            try:
-                describe(encoder_pb2.DescribeEncoderRequest(), timeout=5)
-            except grpc.RpcError:
-                time.sleep(0.1)
-            else:
-                return
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,9 @@ from encoder_service.bundle import (
     read_pair_references,
     require_kind,
 )
-from encoder_service.encoder import require_fit, warm_lengths
+from encoder_service.model import LoadedModel, require_fit
 from encoder_service.session import Session
-from encoder_service.tokenizer import Text, Tokenizer, Tokens
+from encoder_service.tokenizer import Tokenizer
 
 Scores = NDArray[np.float32]
 
@@ -33,30 +32,15 @@ class PairCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Reranker:
-    """A loaded cross-encoder; safe to use from several threads."""
+class Reranker(LoadedModel):
+    """A loaded cross-encoder."""
 
-    bundle: EncoderBundle
-    tokenizer: Tokenizer
-    session: Session
     references: PairReferences
 
     @property
     def width(self) -> tuple[int, ...]:
         """Return the shape of one pair's result: a number."""
         return ()
-
-    def estimate(self, text: Text) -> int:
-        """Return about how many tokens a pair has."""
-        return self.tokenizer.estimate(text)
-
-    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Return the tokens of each pair; the longer of the two texts is cut first."""
-        return self.tokenizer.tokenize(texts)
-
-    def run(self, tokens: Tokens, *, alone: bool = False) -> Any:
-        """Return one pair's score; each pair runs on its own, so it depends on the pair alone."""
-        return self.session.run(tokens, alone=alone)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Scores:
         """Return scores of shape (n,); larger is better."""
@@ -69,10 +53,6 @@ class Reranker:
         return PairCheck(
             len(here), spearman(here, self.references.scores), float(differences.max(initial=0.0))
         )
-
-    def warm(self) -> None:
-        """Run once at each length bucket, so that no caller pays for a first time."""
-        self.session.warm(warm_lengths(self.bundle.max_tokens))
 
 
 def load_reranker(bundle: EncoderBundle) -> Reranker:

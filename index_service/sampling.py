@@ -96,9 +96,13 @@ class RecallSampler:
             return
         try:
             held = hold()
+        except VitrineError:  # the generation is on its way out
+            self._checking.release()
+            return
+        try:
             self._pool.submit(self._check, held, query, answer)
-        except (VitrineError, RuntimeError):
-            # The generation, or this process, is on its way out.
+        except RuntimeError:  # this process is on its way out
+            held.close()
             self._checking.release()
 
     def _check(self, held: Hold, query: Query, answer: Hits) -> None:

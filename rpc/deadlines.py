@@ -51,9 +51,9 @@ class Deadline:
 class Alarms:
     """Time limits of many waits behind one timer of the event loop.
 
-    A limit is hardly ever reached, but setting and cancelling a timer for each wait costs as much
-    as the hand-over that is waited for. Here the timer is set for the earliest limit, and looked at
-    again only when it rings or a sooner one comes.
+    A limit is hardly ever reached, so a timer for each wait is set and cancelled for nothing. Here
+    the timer is set for the earliest limit, and looked at again only when it rings or a sooner one
+    comes.
     """
 
     def __init__(self) -> None:

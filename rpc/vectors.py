@@ -32,7 +32,7 @@ def unpack(packed: bytes, dim: int, field: str = "embedding") -> Vectors:
     if dim < 1 or len(packed) % row_bytes:
         raise InvalidArgument(field, f"{len(packed)} bytes", f"a multiple of {row_bytes} bytes")
     rows: Vectors = np.frombuffer(packed, dtype=WIRE_DTYPE).reshape(-1, dim)
-    # The sum of squares costs a third of looking at each; where it is finite, all values are.
+    # One pass that makes no array of its own: where the sum of squares is finite, all values are.
     if not math.isfinite(np.vdot(rows, rows)) and not np.isfinite(rows).all():
         raise InvalidArgument(field, "not finite", "finite numbers only, no NaN or infinity")
     return rows
