@@ -1,4 +1,7 @@
-"""Items of the catalogue for results: read together, kept a while, cut to the fields asked."""
+"""Items of the catalogue for results, cut to the fields asked.
+
+What must be waited for is read together and kept a while.
+"""
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
@@ -48,6 +51,8 @@ class ItemReader:
             Unavailable: the catalogue is down.
             TimeoutError: it did not answer by the deadline.
         """
+        if (items := self._catalog.items_at_hand(item_ids)) is not None:
+            return items
         found = {item_id: kept for item_id in item_ids if (kept := self._kept.get(item_id))}
         missing = [item_id for item_id in item_ids if item_id not in found]
         self.hits += len(found)

@@ -71,7 +71,9 @@ class GatewaySettings(ServiceSettings):
         description="Memory for embeddings of recent queries; 0 turns it off.",
     )
     item_cache_bytes: int = Field(
-        64 * 1024 * 1024, ge=0, description="Memory for items read recently; 0 turns it off."
+        64 * 1024 * 1024,
+        ge=0,
+        description="Memory for items that took a wait to read; 0 turns it off.",
     )
     item_cache_ttl_s: Seconds = Field(
         30.0, description="Seconds after which an item is read again."

@@ -37,6 +37,9 @@ class PostgresCatalog:
         self._down_until_s = 0.0
         self._queries: set[asyncio.Task[Rows]] = set()
 
+    def items_at_hand(self, item_ids: Sequence[str]) -> None:
+        """Return None: a server is always waited for."""
+
     async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized items by id; unknown ids are absent."""
         query: LiteralString = "SELECT item_id, item FROM items WHERE item_id = ANY(%s)"

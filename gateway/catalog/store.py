@@ -52,6 +52,9 @@ class CatalogStore(Protocol):
 
     kind: str
 
+    def items_at_hand(self, item_ids: Sequence[str]) -> dict[str, bytes] | None:
+        """Return what `get_items` would where that takes no wait; else None. Never raises."""
+
     async def get_items(self, item_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized vitrine.v1.Item of each id; unknown ids are absent."""
 

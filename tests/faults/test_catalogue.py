@@ -61,15 +61,6 @@ def test_without_its_file_results_come_without_items(cluster):
         assert not search(stubs).degraded, "it is back"
 
 
-def test_items_that_were_read_recently_are_still_given(cluster):
-    with cluster.stubs_beside("gateway.cache") as stubs:
-        whole = search(stubs)
-        with moved_away(cluster):
-            again = search(stubs)
-            assert not again.degraded
-            assert list(again.results) == list(whole.results)
-
-
 @pytest.fixture
 def postgres_catalog(postgres_server, sample_file) -> str:
     url = postgres_server.make_database(f"faults_{uuid4().hex}")
@@ -100,3 +91,17 @@ def test_postgresql_may_stop_stand_still_and_come_back(cluster, postgres_server,
         finally:
             postgres_server.start()
         eventually(lambda: not search(stubs).degraded, "items come again")
+
+
+def test_items_that_postgresql_gave_recently_are_still_given(
+    cluster, postgres_server, postgres_catalog
+):
+    with cluster.stubs_beside("gateway.cache", CATALOG=postgres_catalog) as stubs:
+        whole = search(stubs)
+        postgres_server.freeze()
+        try:
+            again = search(stubs)
+        finally:
+            postgres_server.thaw()
+        assert not again.degraded
+        assert list(again.results) == list(whole.results)

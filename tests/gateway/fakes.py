@@ -181,6 +181,9 @@ class FakeCatalog:
         self.down = False
         self.reads = 0
 
+    def items_at_hand(self, item_ids):
+        return None
+
     async def get_items(self, item_ids):
         self.reads += 1
         if self.down:

@@ -1,6 +1,7 @@
 """What callers see while the catalogue's database is gone, and how it comes back by itself."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.catalog import sqlite
 from gateway.catalog.item import CatalogItem, to_bytes
 from gateway.catalog.store import (
     CatalogSize,
@@ -99,6 +101,33 @@ async def test_a_sqlite_file_that_was_replaced_is_read_anew(
         pass
     move(tmp_path / "other.sqlite", sqlite_file)
     assert (await sqlite_store.size()).items == 0
+
+
+async def test_a_locked_file_is_waited_for_aside(sqlite_file: Path, sqlite_store: CatalogStore):
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as owner:
+        owner.execute("PRAGMA locking_mode = EXCLUSIVE")
+        owner.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        assert sqlite_store.items_at_hand(["a"]) is None
+        assert time.monotonic() - started < sqlite._LOCK_TIMEOUT_S, "the event loop has waited"
+        reading = asyncio.create_task(sqlite_store.get_items(["a"]))
+        await asyncio.sleep(0)
+        owner.execute("ROLLBACK")
+    assert await reading == dict([ITEM])
+
+
+async def test_a_file_that_is_gone_is_not_at_hand(sqlite_file: Path, sqlite_store: CatalogStore):
+    move(sqlite_file, sqlite_file.with_suffix(".aside"))
+    assert sqlite_store.items_at_hand(["a"]) is None
+
+
+async def test_after_a_long_read_the_loop_is_spared(
+    sqlite_store: CatalogStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sqlite, "_SHORT_READ_S", 0.0)
+    assert sqlite_store.items_at_hand(["a"]) == dict([ITEM])
+    assert sqlite_store.items_at_hand(["a"]) is None
+    assert await sqlite_store.get_items(["a"]) == dict([ITEM])
 
 
 async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path):

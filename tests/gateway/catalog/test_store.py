@@ -60,6 +60,19 @@ async def test_items_come_back_byte_for_byte(bulk: BulkCatalog, store: CatalogSt
     assert await store.get_items(["b", "a", "ß-emoji-👗"]) == dict(written)
 
 
+async def test_what_is_at_hand_is_what_would_be_read(bulk: BulkCatalog, store: CatalogStore):
+    bulk.upsert_many([an_item("a"), an_item("b", "Wool coat")], {})
+    at_hand = store.items_at_hand(["b", "a", "nope"])
+    if store.kind == "sqlite":
+        assert at_hand == await store.get_items(["b", "a", "nope"])
+    else:
+        assert at_hand is None
+
+
+async def test_many_items_are_never_at_hand(store: CatalogStore):
+    assert store.items_at_hand([f"i{n}" for n in range(101)]) is None
+
+
 async def test_unknown_ids_are_absent_and_no_ids_give_nothing(
     bulk: BulkCatalog, store: CatalogStore
 ):
