@@ -1,8 +1,9 @@
 """What a message of a stream that is open already costs, against a call of its own.
 
 Servers that answer with what they are asked, each a process, as our services are served; one
-asker, one at a time and four servers side by side, over TCP and over Unix domain sockets, in
-rounds. Prints p50 in microseconds. See docs/adr/0008-standing-calls.md.
+asker, one at a time and four servers side by side, in rounds: over TCP, over Unix domain sockets,
+and over TCP with gRPC's event engine on both sides. Prints p50 in microseconds. See
+docs/adr/0008-standing-calls.md and 0019-grpc-reads-its-sockets-itself.md.
 
     python -m benchmarks.exchange
 """
@@ -10,9 +11,11 @@ rounds. Prints p50 in microseconds. See docs/adr/0008-standing-calls.md.
 import argparse
 import asyncio
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,15 @@ import uvloop
 from benchmarks.in_process import pretty
 from benchmarks.report import machine, median, percentile, write_result
 from rpc.eager_accept import eager_server
+from rpc.io_engine import EXPERIMENTS
 
 SERVERS = 4
 BODY = bytes(1_600)  # about what a shard is asked
 SERVICE, UNARY, STREAM = "benchmark.Echo", "Unary", "Stream"
 WARM = 50
+SPAWN = multiprocessing.get_context("spawn")
+# Over a Unix domain socket or not, and what gRPC is told of its engine.
+WAYS = {"tcp": (False, EXPERIMENTS), "unix": (True, EXPERIMENTS), "tcp_event_engine": (False, "")}
 
 
 def serve(address: str, announce: Any) -> None:
@@ -58,12 +65,11 @@ async def _serve(address: str, announce: Any) -> None:
 @contextmanager
 def running(folder: Path, *, unix: bool) -> Iterator[list[str]]:
     """Start the servers; yield their addresses."""
-    spawn = multiprocessing.get_context("spawn")
     processes, addresses = [], []
     for number in range(SERVERS):
         socket = f"unix:{folder}/{number}.sock"
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=serve, args=(socket if unix else "127.0.0.1:0", theirs))
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=serve, args=(socket if unix else "127.0.0.1:0", theirs))
         process.start()
         processes.append(process)
         port = ours.recv()
@@ -74,6 +80,11 @@ def running(folder: Path, *, unix: bool) -> Iterator[list[str]]:
         for process in processes:
             process.kill()
             process.join()
+
+
+def ask_all(addresses: Sequence[str], asks: int) -> dict[str, float]:
+    """Return p50 of each way to ask, in microseconds."""
+    return uvloop.run(measure(addresses, asks))
 
 
 async def measure(addresses: Sequence[str], asks: int) -> dict[str, float]:
@@ -120,19 +131,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--asks", type=int, default=500, help="of each way, a round")
     options = parser.parse_args()
-    rounds: dict[str, list[dict[str, float]]] = {"tcp": [], "unix": []}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     for _ in range(options.rounds):
-        for transport, found in rounds.items():
+        for name, (unix, experiments) in WAYS.items():
+            # Read by gRPC when a process imports it: so the asker has one of its own, too.
+            os.environ["GRPC_EXPERIMENTS"] = experiments
             with (
                 tempfile.TemporaryDirectory() as folder,
-                running(Path(folder), unix=transport == "unix") as addresses,
+                running(Path(folder), unix=unix) as addresses,
+                ProcessPoolExecutor(1, SPAWN) as asker,
             ):
-                found.append(uvloop.run(measure(addresses, options.asks)))
+                rounds[name].append(asker.submit(ask_all, addresses, options.asks).result())
     figures = {
         "machine": machine(),
         "p50_us": {
-            transport: {way: median([one[way] for one in found]) for way in found[0]}
-            for transport, found in rounds.items()
+            name: {way: median([one[way] for one in found]) for way in found[0]}
+            for name, found in rounds.items()
         },
     }
     print(pretty(figures))

@@ -16,9 +16,6 @@ from cli.home import Home
 from rpc.files import replace_file
 from rpc.terminal import CommandError
 
-# Without its event engine gRPC does the same work with fewer threads: an eighth to a quarter less
-# processor time a call (docs/operations.md).
-_GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
 STATE_FILE = "processes.json"
 STATE_VERSION = 1
 STOP_TIMEOUT_S = 30.0
@@ -282,7 +279,6 @@ def _send(process: Process, number: signal.Signals) -> None:
 
 def _environment(service: Service, home: Home) -> dict[str, str]:
     return {
-        "GRPC_EXPERIMENTS": _GRPC_EXPERIMENTS,
         **os.environ,
         # FAISS and ONNX Runtime are given their threads by each service; OpenMP starts none beside.
         "OMP_NUM_THREADS": "1",

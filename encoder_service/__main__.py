@@ -1,5 +1,9 @@
 """Serve one encoder bundle: `python -m encoder_service --bundle DIR`."""
 
+import rpc.io_engine  # noqa: F401 - before grpc
+
+# isort: split
+
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,9 @@
 """Start a gateway: every part is made here once, by hand."""
 
+import rpc.io_engine  # noqa: F401 - before grpc
+
+# isort: split
+
 import asyncio
 from typing import Any
 

@@ -1,5 +1,9 @@
 """Start an index service: every part is made here once, by hand."""
 
+import rpc.io_engine  # noqa: F401 - before grpc
+
+# isort: split
+
 import asyncio
 import sys
 from typing import Any

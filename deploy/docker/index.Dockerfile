@@ -21,7 +21,6 @@ RUN useradd --system --uid 10001 --user-group --no-create-home vitrine \
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels /wheels/*.whl
 ENV PYTHONUNBUFFERED=1 \
-    GRPC_EXPERIMENTS=-event_engine_client,-event_engine_listener \
     VITRINE_INDEX_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/vitrine
