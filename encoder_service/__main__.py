@@ -90,6 +90,7 @@ def prepare(settings: EncoderSettings, metrics: EncoderMetrics) -> tuple[Models,
         workers=settings.workers,
         bounds=Bounds(settings.queue_texts_max, settings.queue_tokens_max),
         observer=metrics,
+        short_s=settings.short_encode_us / 1e6,
     )
     pool.wait_until_warm()
     return Models(encoder, reranker, pool, check.mean), shown

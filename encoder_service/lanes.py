@@ -149,6 +149,12 @@ class Lanes:
         for calls in self._calls.values():
             yield from (call for call in calls if not call.over)
 
+    def expected_s(self, tokens: int) -> float:
+        """Return how long one worker takes for so many tokens; infinite when none ever ran any."""
+        if not self._tokens_run:
+            return float("inf")
+        return tokens * self._seconds_run / self._tokens_run
+
     def note(self, tokens: int, seconds: float) -> None:
         """Remember how long one worker took for so many tokens."""
         self._tokens_run = self._tokens_run * _RATE_KEPT + tokens

@@ -30,6 +30,12 @@ class EncoderSettings(ServiceSettings):
     workers: int = Field(
         0, ge=0, le=256, description="Texts of one lane run side by side; 0 means one a core."
     )
+    short_encode_us: int = Field(
+        10_000,
+        ge=0,
+        description="A lone query that is expected to take at most this long is encoded where it "
+        "arrives, while nothing else is; 0 hands over each.",
+    )
     queue_texts_max: int = Field(
         2048, ge=1, description="Texts that may wait in each lane: queries, pairs, items."
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from encoder_service.lanes import Bounds, Lane
-from encoder_service.pool import WorkerPool
+from encoder_service.pool import _IDLE_S, WorkerPool
 from encoder_service.tokenizer import Tokens
 from rpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
 
@@ -24,6 +24,7 @@ class GatedModel:
     def __init__(self):
         self.order = []
         self.alone = []
+        self.threads = []
         self.niceness = {}
         self.warmed = []
         self.begun = threading.Semaphore(0)
@@ -39,6 +40,7 @@ class GatedModel:
         letter = chr(tokens.ids[0, 0])
         self.order.append(letter)
         self.alone.append(alone)
+        self.threads.append(threading.current_thread().name)
         self.niceness[letter] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.release()
         assert self.gate.wait(timeout=30)
@@ -76,11 +78,15 @@ def observer():
 def make_pool(gated, observer):
     pools = []
 
-    def make(workers=1, texts_max=4, tokens_max=20):
+    def make(workers=1, texts_max=4, tokens_max=20, **options):
         bounds = Bounds(texts_max, tokens_max)
         pools.append(
             WorkerPool(
-                dict.fromkeys(Lane, gated), workers=workers, bounds=bounds, observer=observer
+                dict.fromkeys(Lane, gated),
+                workers=workers,
+                bounds=bounds,
+                observer=observer,
+                **options,
             )
         )
         pools[-1].wait_until_warm()
@@ -134,6 +140,56 @@ async def test_a_model_that_cannot_warm_is_said_to_the_starter(observer):
     with pytest.raises(RuntimeError, match="out of memory"):
         pool.wait_until_warm()
     pool.close()
+
+
+async def test_a_lone_query_known_to_be_short_is_run_where_it_arrives(gated, make_pool, observer):
+    gated.gate.set()
+    pool = make_pool(short_s=10.0)
+    here = threading.current_thread().name
+    await pool.run(["a"], QUERY)
+    assert gated.threads == ["query-0"], "nobody knew yet how long it takes"
+    await asyncio.sleep(2 * _IDLE_S)
+    done = await pool.run(["b" * 20], QUERY)
+    assert gated.threads == ["query-0", here]
+    assert (done.values[0, 0], done.truncated, done.tokens) == (98, (0,), 20)
+    assert observer.ends == [(QUERY, 1), (QUERY, 1)]
+    await asyncio.sleep(2 * _IDLE_S)
+    await asyncio.gather(pool.run(["c", "d"], QUERY), pool.run(["e"], ITEM))
+    assert here not in gated.threads[2:], "several queries, and items, go to threads"
+
+
+async def test_a_query_that_waited_for_another_goes_to_a_thread(gated, make_pool, monkeypatch):
+    gated.gate.set()
+    pool = make_pool(short_s=10.0)
+    await pool.run(["a"], QUERY)
+    monkeypatch.setattr("encoder_service.pool._IDLE_S", 60.0)
+    await pool.run(["b"], QUERY)
+    assert gated.threads == ["query-0", "query-0"]
+
+
+async def test_a_long_query_goes_to_a_thread(gated, make_pool):
+    gated.gate.set()
+    pool = make_pool(short_s=1e-9)
+    await pool.run(["a"], QUERY)
+    await asyncio.sleep(2 * _IDLE_S)
+    await pool.run(["b"], QUERY)
+    assert gated.threads == ["query-0", "query-0"]
+
+
+async def test_a_query_beside_items_goes_to_a_thread(gated, make_pool):
+    gated.gate.set()
+    pool = make_pool(short_s=10.0)
+    await pool.run(["a"], QUERY)
+    await begun(gated)
+    await asyncio.sleep(2 * _IDLE_S)
+    gated.gate.clear()
+    items = submit(pool, ["i"], ITEM)
+    await begun(gated)
+    query = submit(pool, ["q"], QUERY)
+    await begun(gated)
+    gated.gate.set()
+    await asyncio.gather(items, query)
+    assert gated.threads == ["query-0", "item-0", "query-0"]
 
 
 async def test_query_runs_beside_the_items_that_hold_every_worker_of_theirs(gated, pool):
