@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import xxhash
 
-from gateway.fanout import Coverage, ShardOutcome
+from gateway.fanout import Coverage, ShardState
 from gateway.items import check_fields, fill_item
 from gateway.metrics import GatewayMetrics
 from gateway.query import (
@@ -34,6 +34,10 @@ ITEM_ID_BYTES_MAX = 256
 EF_SEARCH_MAX = 10_000
 BATCH_MAX = 256
 PAGE_TOKEN_CHARS_MAX = 256
+
+_SHARD_STATES = {
+    state: types_pb2.ShardState.Value(f"SHARD_STATE_{state.value}") for state in ShardState
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -140,7 +144,6 @@ def write_answer(answer: Answer, plan: SearchPlan) -> search_pb2.SearchResponse:
     watch, view, answers = answer.stopwatch, answer.view, answer.coverage.answers
     response = search_pb2.SearchResponse(
         next_page_token=answer.next_page_token,
-        coverage=_write_coverage(answer.coverage),
         degraded=[f"DEGRADED_REASON_{step.value}" for step in answer.degraded],
         generation=view.generation,
         encoder_id=view.encoder_id,
@@ -148,6 +151,7 @@ def write_answer(answer: Answer, plan: SearchPlan) -> search_pb2.SearchResponse:
         query_truncated=answer.embedding.truncated,
         request_id=request_id.get(),
     )
+    _write_coverage(response.coverage, answer.coverage)
     _write_results(response, answer, plan)
     if plan.profile:
         response.profile.CopyFrom(_write_profile(answer))
@@ -239,30 +243,28 @@ def _take_page_token(request: search_pb2.SearchRequest) -> tuple[str, int]:
 def _write_results(response: search_pb2.SearchResponse, answer: Answer, plan: SearchPlan) -> None:
     ranks = range(answer.first_rank, answer.first_rank + len(answer.hits))
     for rank, item_id, score in zip(ranks, answer.hits.item_ids, answer.hits.scores, strict=True):
-        result = response.results.add(item_id=item_id, score=score)
-        result.scores.dense = score
-        result.scores.dense_rank = rank
+        result = response.results.add()
+        result.item_id = item_id
+        result.score = score
+        scores = result.scores
+        scores.dense = score
+        scores.dense_rank = rank
         if plan.fields != NO_FIELDS and (item := answer.items.get(item_id)):
             fill_item(result.item, item, plan.fields)
 
 
-def _write_coverage(coverage: Coverage) -> types_pb2.Coverage:
-    return types_pb2.Coverage(
-        items_searched=coverage.items_searched,
-        items_known=coverage.items_known,
-        fraction=coverage.fraction,
-        shards=[_write_outcome(outcome) for outcome in coverage.outcomes],
-    )
-
-
-def _write_outcome(outcome: ShardOutcome) -> types_pb2.ShardCoverage:
-    return types_pb2.ShardCoverage(
-        shard=outcome.shard,
-        state=f"SHARD_STATE_{outcome.state.value}",
-        items=outcome.items,
-        latency_us=outcome.latency_us,
-        detail=outcome.detail,
-    )
+def _write_coverage(message: types_pb2.Coverage, coverage: Coverage) -> None:
+    message.items_searched = coverage.items_searched
+    message.items_known = coverage.items_known
+    message.fraction = coverage.fraction
+    for outcome in coverage.outcomes:
+        message.shards.add(
+            shard=outcome.shard,
+            state=_SHARD_STATES[outcome.state],
+            items=outcome.items,
+            latency_us=outcome.latency_us,
+            detail=outcome.detail,
+        )
 
 
 def _write_profile(answer: Answer) -> search_pb2.SearchProfile:
