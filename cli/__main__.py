@@ -322,7 +322,7 @@ def eval_(
         typer.Option(
             metavar="SYSTEM...",
             help="bm25, a bi-encoder, a bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
-            "weighted:A+B; NAME=SYSTEM names it.",
+            "weighted:A+B, rerank:A+PATH?depth=50; NAME=SYSTEM names it.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of report, results and runs.")],

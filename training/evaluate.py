@@ -1,7 +1,7 @@
 """Compare systems on a data set, and say how sure the differences are.
 
 `python -m training.evaluate --data DIR --system bm25 --system all-MiniLM-L6-v2 --out DIR`; the data
-set is any BEIR folder; `training.systems` says how systems are written. OUT then holds
+set is any BEIR folder; `training.system_notation` says how systems are written. OUT then holds
 `report.md`, `cases.md`, `results.json` and `runs/NAME.trec`.
 
 Where the data set is one of reviews (`training.dataset`), a review is answered by any item of its
@@ -25,7 +25,8 @@ from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import System, write_report
 from training.significance import bootstrap_interval, paired_p_value
-from training.systems import TUNED_ON, Ground, Opened, open_system, parse_systems
+from training.system_notation import parse_systems
+from training.systems import TUNED_ON, Ground, Opened, open_system
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
 RESULTS_FILE = "results.json"
@@ -85,8 +86,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
         write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
         found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
-    notes = {name: each.note for name, each in opened.items()}
-    systems = summarize(found, notes, baseline, topics)
+    systems = summarize(found, opened, baseline, topics)
     results = {
         "data": collection.name,
         "split": options.split,
@@ -117,7 +117,7 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
 
 def summarize(
     found: Mapping[str, Evaluation],
-    notes: Mapping[str, str],
+    opened: Mapping[str, Opened],
     baseline: str,
     topics: Mapping[str, Topic],
 ) -> dict[str, System]:
@@ -129,7 +129,8 @@ def summarize(
         values = evaluation.by_query
         base = found[baseline].by_query
         systems[name] = System(
-            note=notes[name],
+            note=opened[name].note,
+            p50_ms=opened[name].p50_ms,
             intervals={m: bootstrap_interval(values[m], clusters) for m in MEASURES},
             p_values={}
             if name == baseline
@@ -241,7 +242,7 @@ def main(
         list[str],
         typer.Option(
             help="bm25, a bi-encoder or bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
-            "weighted:A+B; NAME=SYSTEM names it."
+            "weighted:A+B, rerank:A+PATH?depth=50; NAME=SYSTEM names it."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write report, results and runs to.")],
