@@ -8,7 +8,7 @@ each row's text. Both only grow, a block at a time, so that what was interrupted
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -77,6 +77,14 @@ def embed(encoder: TextEncoder, texts: Sequence[str], cache: Path, what: str) ->
     kept: Floats = np.memmap(folder / VECTORS_FILE, np.float32, "r").reshape(-1, encoder.dim)
     found: Floats = kept[[rows[each] for each in hashes]]
     return found
+
+
+def embed_as(
+    encoder: TextEncoder, kind: Literal["query", "item"], texts: Sequence[str], cache: Path
+) -> Floats:
+    """Return unit float32 rows of texts with the prompt of their kind before them."""
+    prompted = [encoder.prompts[kind] + text for text in texts]
+    return embed(encoder, prompted, cache, f"{kind} texts by {encoder.name}")
 
 
 def _append(folder: Path, encoder: TextEncoder, new: dict[bytes, str], what: str) -> None:

@@ -88,26 +88,18 @@ def rerank(hits: Hits, scores: Sequence[Floats]) -> Hits:
 
 
 def _torch_scorer(path_or_id: str) -> PairScorer:
-    import torch
-
     from training.model_source import find_model, kind_of
-    from training.torch_reranker import load_model
+    from training.torch_reranker import load_model, score_pairs
 
     source = find_model(path_or_id)
     if (kind := kind_of(source)) != CROSS_ENCODER:
         raise CommandError(f"{source.location} is a {kind}; a {CROSS_ENCODER} is needed")
     model = load_model(source)
-
-    def score(pairs: Sequence[Pair]) -> Floats:
-        found: Floats = model.predict(
-            list(pairs),
-            batch_size=BATCH_PAIRS,
-            activation_fn=torch.nn.Identity(),
-            show_progress_bar=False,
-        )
-        return found.astype(np.float32)
-
-    return PairScorer(source.name, f"torch-{hash_of(model)}", score)
+    return PairScorer(
+        source.name,
+        f"torch-{hash_of(model)}",
+        lambda pairs: score_pairs(model, pairs, BATCH_PAIRS),
+    )
 
 
 def _bundle_scorer(folder: Path) -> PairScorer:

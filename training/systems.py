@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rpc.terminal import CommandError
 from training.baselines import Bm25, Bm25Parameters, tokenize, tune
 from training.beir import Collection
-from training.embeddings import TextEncoder, embed, open_encoder
+from training.embeddings import TextEncoder, embed_as, open_encoder
 from training.fusion import Hits, best_of, ranked, reciprocal_ranks, weighted_scores
 from training.latency import median_ms
 from training.ranking import evaluate, exact_top_k, run_of
@@ -113,12 +113,10 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     dim = int(system.options.get("dim", encoder.dim))
     if dim > encoder.dim:
         raise CommandError(f"{system.name}: dim is {dim}; allowed 1..{encoder.dim}")
-    texts = [encoder.prompts["item"] + text for text in ground.collection.item_texts]
-    items = first_dims(embed(encoder, texts, ground.cache, f"items by {encoder.name}"), dim)
+    items = first_dims(embed_as(encoder, "item", ground.collection.item_texts, ground.cache), dim)
 
     def vectors_of(queries: Sequence[str]) -> Floats:
-        asked = [encoder.prompts["query"] + text for text in queries]
-        return first_dims(embed(encoder, asked, ground.cache, f"queries by {encoder.name}"), dim)
+        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
 
     p50_ms = {"encode": median_ms(lambda text: encoder.encode([text]), _timed(ground, encoder))}
     if "ef_search" not in system.options:
