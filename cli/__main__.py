@@ -336,10 +336,17 @@ def eval_(
     cache: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of embeddings, kept by encoder and text.")
     ] = DEFAULT_HOME / "embeddings",
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare systems on a judged data set: recall, MRR, nDCG, and how sure the differences are."""
-    found = evaluate(EvalOptions(data, system, out, split, baseline, masked, cache))
+    found = evaluate(EvalOptions(data, system, out, split, baseline, masked, cache, record))
     show(found, as_json=as_json)
 
 

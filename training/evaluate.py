@@ -19,6 +19,7 @@ import orjson
 import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
+from training import bundle_records
 from training.beir import Collection, load_collection
 from training.cases import write_cases
 from training.dataset import is_of_reviews
@@ -45,6 +46,7 @@ class EvaluateOptions:
     split: str = "test"
     baseline: str = ""
     masked: bool = False
+    record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every system, write runs, results and report; return the results.
 
     Raises:
-        CommandError: data set, system or baseline does not fit.
+        CommandError: data set, system or baseline does not fit, or nothing can be recorded.
     """
     written = parse_systems(options.systems)
     names = [system.name for system in written]
@@ -76,6 +78,8 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     topics = read_topics(options.data)
     ground = lay_ground(options, topics)
     collection = ground.collection
+    if options.record:
+        bundle_records.require_recordable(written, has_dev=ground.dev is not None)
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     found: dict[str, Evaluation] = {}
     runs: dict[str, Run] = {}
@@ -95,12 +99,23 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         "items": len(collection.item_ids),
         "same_title": ground.same_title,
         "baseline": baseline,
+        "dev": describe_dev(ground.dev),
         "systems": {name: system.document() for name, system in systems.items()},
     }
     (options.out / RESULTS_FILE).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     write_report(options.out, results, systems)
     write_cases(options.out, collection, runs, baseline, options.data)
+    if options.record:
+        results["recorded"] = bundle_records.record(written, opened, results)
     return results
+
+
+def describe_dev(dev: Collection | None) -> dict[str, Any] | None:
+    """Return what weights were tuned on."""
+    if dev is None:
+        return None
+    sizes = {"queries": len(dev.query_ids), "items": len(dev.item_ids)}
+    return {"data": dev.name, "split": "dev", **sizes, "measure": TUNED_ON}
 
 
 def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
@@ -256,10 +271,19 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="Folder of embeddings, kept by encoder and text.")
     ] = Path(".vitrine/embeddings"),
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
+        ),
+    ] = False,
 ) -> None:
     """Compare systems on a data set."""
     with errors_as_sentences():
-        results = compare(EvaluateOptions(data, system, out, cache, split, baseline, masked))
+        results = compare(
+            EvaluateOptions(data, system, out, cache, split, baseline, masked, record)
+        )
         recalls = {
             name: round(found["measures"][TUNED_ON]["mean"], 4)
             for name, found in results["systems"].items()
@@ -270,6 +294,7 @@ def main(
                 "queries": results["queries"],
                 "items": results["items"],
                 "recall_at_10": recalls,
+                **({"recorded": results["recorded"]} if record else {}),
             }
         )
 

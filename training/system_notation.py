@@ -6,6 +6,7 @@ A system is written as
     PATH                    a bi-encoder or an encoder bundle, exact search
     PATH?dim=256            its first dimensions alone
     PATH?ef_search=64       through a FAISS HNSW index; both can be joined by &
+    PATH@PATH               queries by the first encoder over items by the second
     rrf:DENSE+LEXICAL       two systems named before; or rrf:A+B?lexical_weight=0.5
     weighted:DENSE+LEXICAL  the same by scores; or weighted:A+B?alpha=0.7
     rerank:A+PATH?depth=50  the first hits of a system named before, by a cross-encoder
@@ -41,6 +42,7 @@ class Written:
         name: what the report calls it.
         kind: "bm25", "encoder", "rrf", "weighted" or "rerank".
         source: path or id of a bi-encoder or of the cross-encoder.
+        items: path or id of the bi-encoder of items where it is another; else empty.
         parts: names of the systems it is made of: dense and lexical, or the one that is reranked.
         options: what stands behind the question mark.
     """
@@ -48,6 +50,7 @@ class Written:
     name: str
     kind: str
     source: str
+    items: str
     parts: tuple[str, ...]
     options: Mapping[str, float]
 
@@ -84,10 +87,11 @@ def _parse(text: str) -> Written:
         kind, parts = match[1], (match[2], match[3])
     if match := re.fullmatch(r"rerank:([^+]+)\+(.+)", source):
         kind, parts, source = "rerank", (match[1],), match[2]
+    source, _, items = source.partition("@") if kind == "encoder" else (source, "", "")
     name = name or (kind if parts else source.rstrip("/").rsplit("/", 1)[-1])
     if not re.fullmatch(r"[\w.-]{1,64}", name):
         raise CommandError(f"system name is {name!r}; allowed letters, digits, '.', '_', '-'")
-    return Written(name, kind, source, parts, _parse_options(text, options, _KEYS[kind]))
+    return Written(name, kind, source, items, parts, _parse_options(text, options, _KEYS[kind]))
 
 
 def _split(text: str) -> tuple[str, str, str]:

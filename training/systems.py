@@ -37,11 +37,15 @@ class Opened:
         search: finds.
         note: how it was set.
         p50_ms: what its own model takes for a query, as {"encode": 3.1}, measured anew.
+        options: what it is set to, as {"alpha": 0.55}.
+        tuned: dev chose that.
     """
 
     search: Search
     note: str
     p50_ms: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, float] = field(default_factory=dict)
+    tuned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class Ground:
     cache: Path
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
     scorers: dict[str, PairScorer] = field(default_factory=dict)
+
+    def encoder(self, source: str) -> TextEncoder:
+        """Return an encoder, opened once."""
+        if source not in self.encoders:
+            self.encoders[source] = open_encoder(source)
+        return self.encoders[source]
 
     def worth_on_dev(self, hits: Hits) -> float:
         """Return recall@10 of what was found for the queries of dev."""
@@ -93,36 +103,48 @@ def _open_bm25(system: Written, ground: Ground) -> Opened:
     tokenized = tokenize(ground.collection.item_texts)
     dev = ground.dev
     if system.options or dev is None:
-        index, note = Bm25(tokenized, Bm25Parameters(**system.options)), "as given"
+        index, tuned = Bm25(tokenized, Bm25Parameters(**system.options)), False
     else:
         best, _ = tune(
             tokenized,
             lambda tried: ground.worth_on_dev(Hits(*tried.search(dev.query_texts, 10))),
         )
-        index, note = Bm25(tokenized, best), "tuned on dev"
+        index, tuned = Bm25(tokenized, best), True
+    k1, b = index.parameters.k1, index.parameters.b
     return Opened(
         lambda queries: Hits(*index.search(queries, HITS_MAX)),
-        f"k1 {index.parameters.k1}, b {index.parameters.b}, {note}",
+        f"k1 {k1}, b {b}, {_how_set(tuned)}",
+        options={"k1": k1, "b": b},
+        tuned=tuned,
     )
 
 
+def _how_set(tuned: bool) -> str:
+    return "tuned on dev" if tuned else "as given"
+
+
 def _open_encoder(system: Written, ground: Ground) -> Opened:
-    if system.source not in ground.encoders:
-        ground.encoders[system.source] = open_encoder(system.source)
-    encoder = ground.encoders[system.source]
+    encoder = ground.encoder(system.source)
+    holder = ground.encoder(system.items) if system.items else encoder
+    if holder.dim != encoder.dim:
+        raise CommandError(
+            f"{system.name}: {system.source} has {encoder.dim} dimensions and {system.items} "
+            f"{holder.dim}; queries and items must lie in one space"
+        )
     dim = int(system.options.get("dim", encoder.dim))
     if dim > encoder.dim:
         raise CommandError(f"{system.name}: dim is {dim}; allowed 1..{encoder.dim}")
-    items = first_dims(embed_as(encoder, "item", ground.collection.item_texts, ground.cache), dim)
+    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
 
     def vectors_of(queries: Sequence[str]) -> Floats:
         return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
 
     p50_ms = {"encode": median_ms(lambda text: encoder.encode([text]), _timed(ground, encoder))}
+    note = f"{dim} dimensions" + (f", items by {holder.name}" if system.items else "")
     if "ef_search" not in system.options:
         return Opened(
             lambda queries: Hits(*exact_top_k(vectors_of(queries), items, HITS_MAX)),
-            f"{dim} dimensions, exact",
+            f"{note}, exact",
             p50_ms,
         )
     ef_search = int(system.options["ef_search"])
@@ -131,7 +153,7 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
     return Opened(
         lambda queries: approximate(vectors_of(queries)),
-        f"{dim} dimensions, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
+        f"{note}, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
         p50_ms,
     )
 
@@ -188,21 +210,22 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search
     by_rank = system.kind == "rrf"
     key = "lexical_weight" if by_rank else "alpha"
     fuse = reciprocal_ranks if by_rank else weighted_scores
-    value, note = system.options.get(key, 1.0 if by_rank else 0.5), "as given"
+    value = system.options.get(key, 1.0 if by_rank else 0.5)
+    tuned = not system.options and ground.dev is not None
     if not system.options and ground.dev is not None:
         left, right = dense(ground.dev.query_texts), lexical(ground.dev.query_texts)
         value = best_of(
             LEXICAL_WEIGHTS if by_rank else ALPHAS,
             lambda tried: ground.worth_on_dev(ranked(fuse(left, right, tried), 10)),
         )
-        note = "tuned on dev"
 
     def search(queries: Sequence[str]) -> Hits:
         found = dense(queries)
         return ranked(fuse(found, lexical(queries), value), found.rows.shape[1])
 
     names = " and ".join(system.parts)
-    return Opened(search, f"{names}, {key} {value:g}, {note}")
+    note = f"{names}, {key} {value:g}, {_how_set(tuned)}"
+    return Opened(search, note, options={key: value}, tuned=tuned)
 
 
 def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:
