@@ -1,7 +1,8 @@
 """What a training run is made of: a TOML file in which every key is known and every value possible.
 
 `recipes/paper.toml` is the paper's recipe for a bi-encoder, `recipes/hard-negatives-minilm.toml`
-ours; `recipes/reranker-minilm.toml` is one for a cross-encoder.
+ours; `recipes/reranker-minilm.toml` is one for a cross-encoder, `recipes/distill-minilm.toml` one
+for a query encoder.
 """
 
 import tomllib
@@ -248,6 +249,26 @@ class RerankerRecipe(AnyRecipe):
     loss: RerankerLossSection = RerankerLossSection()
     negatives: RerankerNegativesSection = RerankerNegativesSection()
     run: RerankerRunSection = RerankerRunSection()
+
+
+class DistillDataSection(DataSection):
+    """What a query encoder is trained on.
+
+    Attributes:
+        texts: "reviews"; "titles" of items; "words", two to four of a title's, as one types them.
+    """
+
+    texts: Annotated[tuple[Literal["reviews", "titles", "words"], ...], Field(min_length=1)] = (
+        "reviews",
+        "titles",
+        "words",
+    )
+
+
+class DistillRecipe(AnyRecipe):
+    """A recipe for a query encoder in the space of another encoder."""
+
+    data: DistillDataSection = DistillDataSection()
 
 
 R = TypeVar("R", bound=AnyRecipe)

@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from rpc.terminal import CommandError
-from training.recipe import Recipe, RerankerRecipe, read_recipe, read_recipe_of
+from training.recipe import DistillRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.train import main
 
 RECIPES = sorted(Path("training/recipes").glob("*.toml"))
@@ -25,7 +25,7 @@ def written(tmp_path, text):
     return tmp_path / "recipe.toml"
 
 
-KINDS = {"reranker": RerankerRecipe}
+KINDS = {"reranker": RerankerRecipe, "distill": DistillRecipe}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -89,6 +89,15 @@ def test_a_reranker_has_keys_of_its_own(tmp_path, line, said):
     with pytest.raises(CommandError) as refused:
         read_recipe_of(RerankerRecipe, path)
     assert said in str(refused.value)
+
+
+def test_a_query_encoder_is_trained_on_something(tmp_path):
+    path = written(tmp_path, LEAST + "[data]\ntexts = []\n")
+    with pytest.raises(CommandError, match=r"data\.texts is \[\]"):
+        read_recipe_of(DistillRecipe, path)
+    path = written(tmp_path, LEAST + '[data]\ntexts = ["brands"]\n')
+    with pytest.raises(CommandError, match=r"data\.texts\.0 is 'brands'"):
+        read_recipe_of(DistillRecipe, path)
 
 
 def test_layers_are_frozen_from_below(tmp_path):
