@@ -322,7 +322,7 @@ def eval_(
         typer.Option(
             metavar="SYSTEM...",
             help="bm25, a bi-encoder, a bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
-            "weighted:A+B; NAME=SYSTEM names it.",
+            "weighted:A+B, rerank:A+PATH?depth=50; NAME=SYSTEM names it.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of report, results and runs.")],
@@ -336,10 +336,17 @@ def eval_(
     cache: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of embeddings, kept by encoder and text.")
     ] = DEFAULT_HOME / "embeddings",
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare systems on a judged data set: recall, MRR, nDCG, and how sure the differences are."""
-    found = evaluate(EvalOptions(data, system, out, split, baseline, masked, cache))
+    found = evaluate(EvalOptions(data, system, out, split, baseline, masked, cache, record))
     show(found, as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from cli.signals import stop_signals_interrupt
 from cli.stages import StageFailed, StageResult, command_line, run_stage
 from cli.tables import size
 from rpc.errors import VitrineError
-from rpc.files import sync_folder
+from rpc.files import replace_file, sync_folder
 from rpc.terminal import CommandError
 
 DESCRIPTION_FILE = "encoder.json"
@@ -126,12 +126,15 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
 def copy_bundle(home: Home, bundle: Path) -> str:
     """Copy an encoder bundle into the home unless it is there; return its encoder_id.
 
+    Of a bundle that is there, encoder.json is replaced: what was recorded of it may have grown.
+
     Raises:
         CommandError: the folder is no encoder bundle.
     """
     encoder_id = _encoder_id(bundle)
     target = home.bundles / encoder_id
     if target.is_dir():
+        replace_file(target / DESCRIPTION_FILE, (bundle / DESCRIPTION_FILE).read_bytes())
         return encoder_id
     home.bundles.mkdir(parents=True, exist_ok=True)
     for left_over in home.bundles.glob(f"{_COPY_PREFIX}*"):

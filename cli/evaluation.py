@@ -18,6 +18,7 @@ class EvalOptions:
     baseline: str
     masked: bool
     cache: Path
+    record: bool = False
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
@@ -31,4 +32,5 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     arguments += ["--cache", f"{options.cache}"]
     arguments += [part for system in options.systems for part in ("--system", system)]
     arguments += ["--masked"] if options.masked else []
+    arguments += ["--record"] if options.record else []
     return run_stage("training.evaluate", arguments).values

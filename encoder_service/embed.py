@@ -75,6 +75,8 @@ def embed(bundle: EncoderBundle, items_path: Path, cache_folder: Path, out: Path
     out.mkdir(parents=True, exist_ok=True)
     identity = {"encoder_id": bundle.encoder_id, "items_xxh3": _file_hash(items_path)}
     if _is_done(out, identity, items.count, bundle.dim):
+        # What the bundle says beside its identity may have changed since.
+        _write_description(out, bundle, items.count, identity)
         return _result(bundle, items.count, 0, items.count, started_s)
     encoder = load_encoder(bundle)
     cache_folder = cache_folder / bundle.encoder_id

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from rpc.files import sync_folder
+from rpc.files import replace_file, sync_folder
 from rpc.terminal import CommandError
 
 FORMAT_VERSION = 1
@@ -65,6 +65,33 @@ def write_bundle(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return encoder
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return a bundle's encoder.json.
+
+    Raises:
+        CommandError: it is missing or cannot be understood.
+    """
+    path = folder / ENCODER_FILE
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as exc:
+        raise CommandError(f"{path} cannot be read: {exc}") from exc
+    if not isinstance(document, dict):
+        raise CommandError(f"{path} cannot be read: it is no JSON object")
+    return document
+
+
+def amend(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Replace fields of a bundle's encoder.json that no vector follows from; its id stays.
+
+    Raises:
+        CommandError: encoder.json cannot be understood.
+    """
+    assert not changes.keys() & {*_IDENTITY_FIELDS, "encoder_id", "files", "format_version", "kind"}
+    document = read_description(folder) | dict(changes)
+    replace_file(folder / ENCODER_FILE, orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
 def encoder_id(description: Mapping[str, Any], checksums: Mapping[str, Mapping[str, Any]]) -> str:

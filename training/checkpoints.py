@@ -27,8 +27,8 @@ class Progress:
         epoch, batch: 0-based, of the next batch.
         step: optimizer steps done.
         losses: (step, loss) of every optimizer step.
-        evaluations: (step, dev recall@10).
-        best: the best dev recall@10 so far; below 0 before the first.
+        evaluations: (step, what dev measured).
+        best: the best of it so far; below 0 before the first.
         stale: evaluations since then.
         seconds: time spent, over all sittings.
         negatives: mined rows of items, (pairs, per_pair), of `mined_epoch`.

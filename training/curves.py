@@ -1,4 +1,4 @@
-"""Loss and dev recall while a run goes on: in the terminal, and as a picture."""
+"""Loss and the measure of dev while a run goes on: in the terminal, and as a picture."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 class Screen:
     """Shows a run: redrawn in place on a terminal, a line at each evaluation elsewhere."""
 
-    def __init__(self, name: str, num_steps: int, console: Console) -> None:
+    def __init__(self, name: str, num_steps: int, measure: str, console: Console) -> None:
         self._name = name
+        self._measure = measure
         self._num_steps = num_steps
         self._console = console
         self._live: Live | None = None
@@ -47,18 +48,19 @@ class Screen:
         if self._live is not None:
             self.update(progress)
             return
-        step, recall = progress.evaluations[-1]
+        step, found = progress.evaluations[-1]
         loss = f"loss {progress.losses[-1][1]:.4f}  " if progress.losses else ""
         self._console.print(
-            f"{self._name}  step {step}/{self._num_steps}  {loss}dev recall@10 {recall:.4f}  "
-            f"best {progress.best:.4f}  {progress.seconds:.0f} s",
+            f"{self._name}  step {step}/{self._num_steps}  {loss}dev {self._measure} "
+            f"{found:.4f}  best {progress.best:.4f}  {progress.seconds:.0f} s",
             highlight=False,
         )
 
     def _drawing(self, progress: Progress) -> Group:
         head = Text(f"{self._name}  step {progress.step}/{self._num_steps}")
         table = Table.grid(padding=(0, 2))
-        for label, points in (("loss", progress.losses), ("dev recall@10", progress.evaluations)):
+        dev = (f"dev {self._measure}", progress.evaluations)
+        for label, points in (("loss", progress.losses), dev):
             values = [value for _, value in points]
             last = f"{values[-1]:.4f}" if values else ""
             table.add_row(label, sparkline(values, WIDTH), last)
@@ -81,7 +83,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[round((mean - low) / span * (len(_BARS) - 1))] for mean in means)
 
 
-def draw_curves(progress: Progress, path: Path, title: str) -> None:
+def draw_curves(progress: Progress, path: Path, title: str, measure: str) -> None:
     """Write the curves as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -97,12 +99,12 @@ def draw_curves(progress: Progress, path: Path, title: str) -> None:
     right = left.twinx()
     right.plot(
         [step for step, _ in progress.evaluations],
-        [recall for _, recall in progress.evaluations],
+        [found for _, found in progress.evaluations],
         "o-",
         color="tab:orange",
-        label="dev recall@10",
+        label=f"dev {measure}",
     )
-    right.set_ylabel("dev recall@10")
+    right.set_ylabel(f"dev {measure}")
     figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 

@@ -5,17 +5,17 @@ vectors lie in `CACHE/FINGERPRINT/`: `vectors.f32`, a row a text, and `texts.u12
 each row's text. Both only grow, a block at a time, so that what was interrupted goes on.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from rpc.terminal import CommandError, progress_bar
+from rpc.terminal import progress_bar
+from training.bundle_files import BI_ENCODER
 
 Floats = NDArray[np.float32]
 
@@ -79,6 +79,14 @@ def embed(encoder: TextEncoder, texts: Sequence[str], cache: Path, what: str) ->
     return found
 
 
+def embed_as(
+    encoder: TextEncoder, kind: Literal["query", "item"], texts: Sequence[str], cache: Path
+) -> Floats:
+    """Return unit float32 rows of texts with the prompt of their kind before them."""
+    prompted = [encoder.prompts[kind] + text for text in texts]
+    return embed(encoder, prompted, cache, f"{kind} texts by {encoder.name}")
+
+
 def _append(folder: Path, encoder: TextEncoder, new: dict[bytes, str], what: str) -> None:
     """Encode texts in the order of their length and write them block by block."""
     ordered = sorted(new.items(), key=lambda entry: len(entry[1]))
@@ -121,10 +129,6 @@ def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
 
     source = find_model(path_or_id)
     model: Any = load_model(source)
-    digest = xxhash.xxh3_128(f"{model.max_seq_length}".encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).data)
 
     def encode(texts: Sequence[str]) -> Floats:
         vectors: Floats = model.encode(
@@ -137,32 +141,24 @@ def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
         return vectors.astype(np.float32)
 
     dim = int(model.get_embedding_dimension())
-    fingerprint = f"torch-{digest.hexdigest()}"
+    fingerprint = f"torch-{hash_of(model)}"
     return TextEncoder(source.name, fingerprint, dim, prompts_of(model), encode)
+
+
+def hash_of(model: Any) -> str:
+    """Return a hash over a torch model's weights and what its texts are cut to."""
+    digest = xxhash.xxh3_128(f"{model.max_seq_length}".encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.numpy()).data)
+    return digest.hexdigest()
 
 
 def _bundle_encoder(folder: Path) -> TextEncoder:
     """Return a bundle's encoder: each text alone at its true length, as the service encodes."""
-    from tokenizers import Tokenizer
+    from training.bundle_model import open_bundle
 
-    from training import onnx_run
-
-    try:
-        described = json.loads((folder / "encoder.json").read_text())
-        encoder_id, dim = str(described["encoder_id"]), int(described["dim"])
-        name = str(described.get("name") or folder.name)
-        prompts = {kind: str(described["prompts"][kind]) for kind in ("query", "item")}
-        if described.get("kind", "bi_encoder") != "bi_encoder":
-            raise CommandError(f"{folder} is a {described['kind']}; a bi_encoder is needed")
-    except (ValueError, KeyError, TypeError) as exc:
-        raise CommandError(f"{folder / 'encoder.json'} cannot be read: {exc}") from exc
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        session = onnx_run.open_session(str(folder / "model.onnx"))
-    except Exception as exc:  # both libraries raise what is no more than an Exception
-        raise CommandError(f"{folder} cannot be read: {exc}") from exc
-
-    def encode(texts: Sequence[str]) -> Floats:
-        return onnx_run.run_each(session, onnx_run.feeds_of(tokenizer, texts))
-
-    return TextEncoder(name, f"bundle-{encoder_id}", dim, prompts, encode)
+    bundle = open_bundle(folder, BI_ENCODER)
+    return TextEncoder(
+        bundle.name, f"bundle-{bundle.encoder_id}", bundle.dim, bundle.prompts, bundle.run
+    )

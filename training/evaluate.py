@@ -1,7 +1,7 @@
 """Compare systems on a data set, and say how sure the differences are.
 
 `python -m training.evaluate --data DIR --system bm25 --system all-MiniLM-L6-v2 --out DIR`; the data
-set is any BEIR folder; `training.systems` says how systems are written. OUT then holds
+set is any BEIR folder; `training.system_notation` says how systems are written. OUT then holds
 `report.md`, `cases.md`, `results.json` and `runs/NAME.trec`.
 
 Where the data set is one of reviews (`training.dataset`), a review is answered by any item of its
@@ -19,13 +19,15 @@ import orjson
 import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
+from training import bundle_records
 from training.beir import Collection, load_collection
 from training.cases import write_cases
 from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import System, write_report
 from training.significance import bootstrap_interval, paired_p_value
-from training.systems import TUNED_ON, Ground, Opened, open_system, parse_systems
+from training.system_notation import parse_systems
+from training.systems import TUNED_ON, Ground, Opened, open_system
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
 RESULTS_FILE = "results.json"
@@ -44,6 +46,7 @@ class EvaluateOptions:
     split: str = "test"
     baseline: str = ""
     masked: bool = False
+    record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every system, write runs, results and report; return the results.
 
     Raises:
-        CommandError: data set, system or baseline does not fit.
+        CommandError: data set, system or baseline does not fit, or nothing can be recorded.
     """
     written = parse_systems(options.systems)
     names = [system.name for system in written]
@@ -75,6 +78,8 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     topics = read_topics(options.data)
     ground = lay_ground(options, topics)
     collection = ground.collection
+    if options.record:
+        bundle_records.require_recordable(written, has_dev=ground.dev is not None)
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     found: dict[str, Evaluation] = {}
     runs: dict[str, Run] = {}
@@ -85,8 +90,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
         write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
         found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
-    notes = {name: each.note for name, each in opened.items()}
-    systems = summarize(found, notes, baseline, topics)
+    systems = summarize(found, opened, baseline, topics)
     results = {
         "data": collection.name,
         "split": options.split,
@@ -95,12 +99,23 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         "items": len(collection.item_ids),
         "same_title": ground.same_title,
         "baseline": baseline,
+        "dev": describe_dev(ground.dev),
         "systems": {name: system.document() for name, system in systems.items()},
     }
     (options.out / RESULTS_FILE).write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     write_report(options.out, results, systems)
     write_cases(options.out, collection, runs, baseline, options.data)
+    if options.record:
+        results["recorded"] = bundle_records.record(written, opened, results)
     return results
+
+
+def describe_dev(dev: Collection | None) -> dict[str, Any] | None:
+    """Return what weights were tuned on."""
+    if dev is None:
+        return None
+    sizes = {"queries": len(dev.query_ids), "items": len(dev.item_ids)}
+    return {"data": dev.name, "split": "dev", **sizes, "measure": TUNED_ON}
 
 
 def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
@@ -117,7 +132,7 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
 
 def summarize(
     found: Mapping[str, Evaluation],
-    notes: Mapping[str, str],
+    opened: Mapping[str, Opened],
     baseline: str,
     topics: Mapping[str, Topic],
 ) -> dict[str, System]:
@@ -129,7 +144,8 @@ def summarize(
         values = evaluation.by_query
         base = found[baseline].by_query
         systems[name] = System(
-            note=notes[name],
+            note=opened[name].note,
+            p50_ms=opened[name].p50_ms,
             intervals={m: bootstrap_interval(values[m], clusters) for m in MEASURES},
             p_values={}
             if name == baseline
@@ -241,7 +257,7 @@ def main(
         list[str],
         typer.Option(
             help="bm25, a bi-encoder or bundle, PATH?dim=256, PATH?ef_search=64, rrf:A+B, "
-            "weighted:A+B; NAME=SYSTEM names it."
+            "weighted:A+B, rerank:A+PATH?depth=50; NAME=SYSTEM names it."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write report, results and runs to.")],
@@ -255,10 +271,19 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="Folder of embeddings, kept by encoder and text.")
     ] = Path(".vitrine/embeddings"),
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
+        ),
+    ] = False,
 ) -> None:
     """Compare systems on a data set."""
     with errors_as_sentences():
-        results = compare(EvaluateOptions(data, system, out, cache, split, baseline, masked))
+        results = compare(
+            EvaluateOptions(data, system, out, cache, split, baseline, masked, record)
+        )
         recalls = {
             name: round(found["measures"][TUNED_ON]["mean"], 4)
             for name, found in results["systems"].items()
@@ -269,6 +294,7 @@ def main(
                 "queries": results["queries"],
                 "items": results["items"],
                 "recall_at_10": recalls,
+                **({"recorded": results["recorded"]} if record else {}),
             }
         )
 

@@ -52,17 +52,29 @@ class Examples:
         for number in range(0 if negatives is None else negatives.shape[1]):
             assert negatives is not None
             rows = (
-                self._usable(int(negatives[place, number]), place, asked_for) for place in batch
+                self._usable(int(negatives[place, number]), f"{place}", asked_for)
+                for place in batch
             )
             columns.append([self.items[row] for row in rows])
         return columns
 
-    def _usable(self, row: int, place: int, asked_for: Container[str]) -> int:
-        """Return a negative's row, or another drawn for this place when it cannot be used."""
+    def lists(self, batch: Sequence[int], negatives: Rows) -> list[list[str]]:
+        """Return the item of each pair of a batch, and behind it the pair's own negatives."""
+        return [
+            [self.items[self.positives[place]]]
+            + [
+                self.items[self._usable(int(row), f"{place} {number}", (self.groups[place],))]
+                for number, row in enumerate(negatives[place])
+            ]
+            for place in batch
+        ]
+
+    def _usable(self, row: int, key: str, asked_for: Container[str]) -> int:
+        """Return a negative's row, or another drawn by this key when it cannot be used."""
         for draw in range(_DRAWS_MAX):
             if row >= 0 and self.item_groups[row] not in asked_for:
                 break
-            row = xxhash.xxh3_64_intdigest(f"{place} {draw}".encode()) % len(self.items)
+            row = xxhash.xxh3_64_intdigest(f"{key} {draw}".encode()) % len(self.items)
         return row
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from rpc.terminal import CommandError
-from training.recipe import Recipe
+from training.recipe import Recipe, RerankerRecipe
 
 Features = dict[str, torch.Tensor]
 Loss = Callable[[Sequence[Features]], torch.Tensor]
+ListLoss = Callable[[Sequence[str], Sequence[Sequence[str]]], torch.Tensor]
 
 
 def build_loss(model: Any, recipe: Recipe) -> Loss:
@@ -50,6 +51,39 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     if len(dims) > 1:
         cached = losses.MatryoshkaLoss(model, cached, dims)
     return lambda columns: cached(columns, None)
+
+
+def build_reranker_loss(model: Any, recipe: RerankerRecipe) -> ListLoss:
+    """Return a function from queries, and a list of texts for each, to a loss.
+
+    The first text of a list is right, the others are not; lists are of one length.
+
+    Source: RankNet, Burges et al. (ICML 2005); "lambda", NDCG-Loss2++ of Wang et al., The
+        LambdaLoss Framework for Ranking Metric Optimization (CIKM 2018).
+    """
+    from sentence_transformers.cross_encoder import losses
+
+    if recipe.loss.kind == "bce":
+        single: Any = losses.BinaryCrossEntropyLoss(model)
+        return lambda queries, lists: single(_flat(queries, lists), _labels(model, lists).ravel())
+    kinds = {"ranknet": losses.RankNetLoss, "lambda": losses.LambdaLoss}
+    whole: Any = kinds[recipe.loss.kind](model, mini_batch_size=recipe.batches.mini_batch)
+    return lambda queries, lists: whole([list(queries), lists], list(_labels(model, lists)))
+
+
+def _flat(queries: Sequence[str], lists: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return two columns: a query for each text, and the texts."""
+    return [
+        [query for query, texts in zip(queries, lists, strict=True) for _ in texts],
+        [text for texts in lists for text in texts],
+    ]
+
+
+def _labels(model: Any, lists: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Return 1 for the first text of each list and 0 for the others, shape (lists, texts)."""
+    labels = torch.zeros(len(lists), len(lists[0]), device=model.device)
+    labels[:, 0] = 1.0
+    return labels
 
 
 def embed_by_length(model: Any, features: Features, size: int) -> torch.Tensor:

@@ -6,18 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.recipe import WindowSection
+
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which of the items found are taken; see `recipe.NegativesSection`."""
+    """Which of the items found are taken; see `recipe.WindowSection`."""
 
     per_pair: int
     rank_first: int
     rank_last: int
     margin: float
+
+
+def window_of(section: WindowSection) -> Window:
+    """Return what a recipe asks for."""
+    return Window(section.per_pair, section.rank_first, section.rank_last, section.margin)
 
 
 def mine(

@@ -1,11 +1,13 @@
 """What a training run is made of: a TOML file in which every key is known and every value possible.
 
-`recipes/paper.toml` is the paper's recipe; `recipes/hard-negatives-minilm.toml` is ours.
+`recipes/paper.toml` is the paper's recipe for a bi-encoder, `recipes/hard-negatives-minilm.toml`
+ours; `recipes/reranker-minilm.toml` is one for a cross-encoder, `recipes/distill-minilm.toml` one
+for a query encoder.
 """
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,7 +26,7 @@ class ModelSection(Section):
     """What is trained.
 
     Attributes:
-        base: folder or id of a sentence-transformers bi-encoder.
+        base: folder or id of a sentence-transformers model.
         max_tokens: texts are cut after so many while training; None: the model's limit.
         freeze_token_embeddings: leave the vectors of words as they are: most of a small model's
             weights, of which a small data set sees few.
@@ -82,34 +84,40 @@ class BatchSection(Section):
     """How pairs come together.
 
     Attributes:
-        size: pairs whose items are each other's negatives.
+        size: pairs a batch; a bi-encoder's items are each other's negatives.
         accumulation: batches a step of the optimizer. It adds no negatives.
-        mini_batch: texts embedded at once, where the loss is cached, and in evaluation.
-        product_once: no two pairs of a batch are of one product, which would be its own negative.
+        mini_batch: texts or pairs that the model takes at once.
         bucket: so many batches are filled from pairs sorted by length, which saves padding; 1: not.
     """
 
     size: int = Field(ge=2, le=65_536)
     accumulation: int = Field(default=1, ge=1, le=1024)
     mini_batch: int = Field(default=32, ge=1, le=4096)
-    product_once: bool = False
     bucket: int = Field(default=1, ge=1, le=1024)
 
 
-class NegativesSection(Section):
-    """Hard negatives: items that the model itself ranks high, and that are not of the product.
+class ProductBatchSection(BatchSection):
+    """Batches that also look at products.
+
+    Attributes:
+        product_once: no two pairs of a batch are of one product, which would be its own negative.
+    """
+
+    product_once: bool = False
+
+
+class WindowSection(Section):
+    """Hard negatives: items that a bi-encoder ranks high, and that are not of the product.
 
     Attributes:
         per_pair: how many; 0: none.
-        from_epoch: first epoch with them, 1-based.
         rank_first, rank_last: taken from these ranks, 1-based, product left out.
         margin: only items whose score is at most (1 - margin) of the positive's: closer ones may be
             right as well.
-        refresh: mine again before each epoch.
+        refresh: mine again, or draw others, before each epoch.
     """
 
     per_pair: int = Field(default=0, ge=0, le=32)
-    from_epoch: int = Field(default=1, ge=1)
     rank_first: int = Field(default=1, ge=1)
     rank_last: int = Field(default=50, ge=1, le=1000)
     margin: Share = 0.05
@@ -123,6 +131,16 @@ class NegativesSection(Section):
                 f"{self.per_pair} per_pair"
             )
         return self
+
+
+class NegativesSection(WindowSection):
+    """Negatives that the model in training finds itself.
+
+    Attributes:
+        from_epoch: first epoch with them, 1-based.
+    """
+
+    from_epoch: int = Field(default=1, ge=1)
 
 
 class OptimizerSection(Section):
@@ -148,9 +166,9 @@ class RunSection(Section):
 
     Attributes:
         seed: of the order of pairs and of dropout.
-        evaluations_per_epoch: how often dev recall@10 is taken; the best weights are kept.
+        evaluations_per_epoch: how often dev is measured; the best weights are kept.
         patience: stop after so many evaluations without a better one; 0: never.
-        dev_queries, dev_items: size of the collection it is taken on.
+        dev_queries, dev_items: size of the collection it is measured on.
         checkpoint_steps: optimizer steps between checkpoints.
         bf16: compute in bfloat16, on a GPU only.
     """
@@ -164,17 +182,23 @@ class RunSection(Section):
     bf16: bool = True
 
 
-class Recipe(Section):
-    """A whole recipe."""
+class AnyRecipe(Section):
+    """What every recipe says."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     model: ModelSection
     data: DataSection = DataSection()
-    loss: LossSection = LossSection()
     batches: BatchSection
-    negatives: NegativesSection = NegativesSection()
     optimizer: OptimizerSection
     run: RunSection = RunSection()
+
+
+class Recipe(AnyRecipe):
+    """A recipe for a bi-encoder."""
+
+    loss: LossSection = LossSection()
+    batches: ProductBatchSection
+    negatives: NegativesSection = NegativesSection()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -191,14 +215,78 @@ class Recipe(Section):
         return self
 
 
+class RerankerLossSection(Section):
+    """What is made small, over a query's item and its negatives.
+
+    Attributes:
+        kind: "ranknet": each negative below the item; "lambda": the same, weighted by what a swap
+            costs of nDCG; "bce": each pair right or wrong on its own.
+    """
+
+    kind: Literal["ranknet", "lambda", "bce"] = "ranknet"
+
+
+class RerankerNegativesSection(WindowSection):
+    """Negatives that the bi-encoder finds whose hits are reranked."""
+
+    per_pair: int = Field(default=4, ge=1, le=32)
+
+
+class RerankerRunSection(RunSection):
+    """How a run goes that measures itself by reranking.
+
+    Attributes:
+        dev_depth: hits of the bi-encoder that are reranked for a query of dev.
+    """
+
+    dev_queries: int = Field(default=200, ge=1)
+    dev_depth: int = Field(default=20, ge=2, le=100)
+
+
+class RerankerRecipe(AnyRecipe):
+    """A recipe for a cross-encoder."""
+
+    loss: RerankerLossSection = RerankerLossSection()
+    negatives: RerankerNegativesSection = RerankerNegativesSection()
+    run: RerankerRunSection = RerankerRunSection()
+
+
+class DistillDataSection(DataSection):
+    """What a query encoder is trained on.
+
+    Attributes:
+        texts: "reviews"; "titles" of items; "words", two to four of a title's, as one types them.
+    """
+
+    texts: Annotated[tuple[Literal["reviews", "titles", "words"], ...], Field(min_length=1)] = (
+        "reviews",
+        "titles",
+        "words",
+    )
+
+
+class DistillRecipe(AnyRecipe):
+    """A recipe for a query encoder in the space of another encoder."""
+
+    data: DistillDataSection = DistillDataSection()
+
+
+R = TypeVar("R", bound=AnyRecipe)
+
+
 def read_recipe(path: Path) -> Recipe:
+    """Return the bi-encoder's recipe in a file; see `read_recipe_of`."""
+    return read_recipe_of(Recipe, path)
+
+
+def read_recipe_of(kind: type[R], path: Path) -> R:
     """Return the recipe in a file.
 
     Raises:
         CommandError: it is missing or not TOML, or a key is unknown, missing or impossible.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as exc:
         raise CommandError(f"{path}: no such recipe") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:

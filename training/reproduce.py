@@ -25,8 +25,9 @@ from training.export import export
 from training.export_options import ExportOptions
 from training.pairs import NUM_PAIRS
 from training.recipe import Recipe, read_recipe
+from training.runs import MODEL_FOLDER, RUN_FILE
 from training.systems import TUNED_ON
-from training.train import MODEL_FOLDER, RUN_FILE, train
+from training.train import train
 
 INPUTS_FILE = "inputs.json"
 

@@ -1,18 +1,5 @@
-"""What can be compared: BM25, encoders with exact or HNSW search, and fusions of two systems.
+"""Systems over a collection, as `training.system_notation` writes them, ready to search."""
 
-A system is written as
-
-    bm25                    or bm25?k1=1.2&b=0.9; tuned on dev where nothing is given
-    PATH                    a bi-encoder or an encoder bundle, exact search
-    PATH?dim=256            its first dimensions alone
-    PATH?ef_search=64       through a FAISS HNSW index; both can be joined by &
-    rrf:DENSE+LEXICAL       two systems named before; or rrf:A+B?lexical_weight=0.5
-    weighted:DENSE+LEXICAL  the same by scores; or weighted:A+B?alpha=0.7
-
-and `NAME=SYSTEM` gives it a name. Weights that are not given are tuned on dev.
-"""
-
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,56 +10,42 @@ from numpy.typing import NDArray
 from rpc.terminal import CommandError
 from training.baselines import Bm25, Bm25Parameters, tokenize, tune
 from training.beir import Collection
-from training.embeddings import TextEncoder, embed, open_encoder
+from training.embeddings import TextEncoder, embed_as, open_encoder
 from training.fusion import Hits, best_of, ranked, reciprocal_ranks, weighted_scores
+from training.latency import median_ms
 from training.ranking import evaluate, exact_top_k, run_of
+from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
+from training.system_notation import HITS_MAX, Written
 
 Floats = NDArray[np.float32]
 Search = Callable[[Sequence[str]], Hits]
 
-DEPTH = 100
 TUNED_ON = "recall@10"
 HNSW_M = 32
 HNSW_EF_CONSTRUCTION = 200
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(8, 20))
-_RANGES = {
-    "k1": (0.0, 10.0), "b": (0.0, 1.0), "dim": (1, 1 << 16), "ef_search": (1, 1 << 16),
-    "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0),
-}  # fmt: skip
-_KEYS = {
-    "bm25": ("k1", "b"),
-    "encoder": ("dim", "ef_search"),
-    "rrf": ("lexical_weight",),
-    "weighted": ("alpha",),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A system as it is written.
-
-    Attributes:
-        name: what the report calls it.
-        kind: "bm25", "encoder", "rrf" or "weighted".
-        source: path or id of an encoder.
-        parts: names of the dense and the lexical system that are fused.
-        options: what stands behind the question mark.
-    """
-
-    name: str
-    kind: str
-    source: str
-    parts: tuple[str, ...]
-    options: Mapping[str, float]
+RERANK_DEPTH = 50
+TIMED_QUERIES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A system over the items of a collection, and what is worth knowing about it."""
+    """A system over the items of a collection, and what is worth knowing about it.
+
+    Attributes:
+        search: finds.
+        note: how it was set.
+        p50_ms: what its own model takes for a query, as {"encode": 3.1}, measured anew.
+        options: what it is set to, as {"alpha": 0.55}.
+        tuned: dev chose that.
+    """
 
     search: Search
     note: str
+    p50_ms: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, float] = field(default_factory=dict)
+    tuned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +56,8 @@ class Ground:
         collection: items to search, and the queries to answer.
         dev: queries over the same items to tune on; None: nothing is tuned.
         same_title: the items that answer a query count as one.
-        cache: folder of embeddings.
-        encoders: those that are open, by source.
+        cache: folder of embeddings and scores of pairs.
+        encoders, scorers: those that are open, by source.
     """
 
     collection: Collection
@@ -92,36 +65,19 @@ class Ground:
     same_title: bool
     cache: Path
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
+    scorers: dict[str, PairScorer] = field(default_factory=dict)
+
+    def encoder(self, source: str) -> TextEncoder:
+        """Return an encoder, opened once."""
+        if source not in self.encoders:
+            self.encoders[source] = open_encoder(source)
+        return self.encoders[source]
 
     def worth_on_dev(self, hits: Hits) -> float:
         """Return recall@10 of what was found for the queries of dev."""
         assert self.dev is not None
         run = run_of(self.dev.query_ids, self.dev.item_ids, hits.rows)
         return evaluate(self.dev.qrels, run, [TUNED_ON], as_one=self.same_title).means[TUNED_ON]
-
-
-def parse_systems(written: Sequence[str]) -> list[Written]:
-    """Return the systems, each with a name of its own.
-
-    Raises:
-        CommandError: one cannot be understood, or has the name of another.
-
-    >>> [(s.name, s.kind) for s in parse_systems(["bm25", "ours=runs/a/model", "rrf:ours+bm25"])]
-    [('bm25', 'bm25'), ('ours', 'encoder'), ('rrf', 'rrf')]
-    """
-    systems: dict[str, Written] = {}
-    for text in written:
-        system = _parse(text)
-        if system.name in systems:
-            raise CommandError(f"two systems are called {system.name}; write NAME={text}")
-        for part in system.parts:
-            if part not in systems:
-                raise CommandError(
-                    f"{text}: {part!r} is no system named before it; there are "
-                    f"{', '.join(systems) or 'none'}"
-                )
-        systems[system.name] = system
-    return list(systems.values())
 
 
 def open_system(system: Written, ground: Ground, opened: Mapping[str, Opened]) -> Opened:
@@ -136,6 +92,8 @@ def open_system(system: Written, ground: Ground, opened: Mapping[str, Opened]) -
         return _open_bm25(system, ground)
     if system.kind == "encoder":
         return _open_encoder(system, ground)
+    if system.kind == "rerank":
+        return _open_reranking(system, ground, opened[system.parts[0]].search)
     dense, lexical = (opened[name] for name in system.parts)
     return _open_fusion(system, ground, dense.search, lexical.search)
 
@@ -145,37 +103,49 @@ def _open_bm25(system: Written, ground: Ground) -> Opened:
     tokenized = tokenize(ground.collection.item_texts)
     dev = ground.dev
     if system.options or dev is None:
-        index, note = Bm25(tokenized, Bm25Parameters(**system.options)), "as given"
+        index, tuned = Bm25(tokenized, Bm25Parameters(**system.options)), False
     else:
         best, _ = tune(
             tokenized,
             lambda tried: ground.worth_on_dev(Hits(*tried.search(dev.query_texts, 10))),
         )
-        index, note = Bm25(tokenized, best), "tuned on dev"
+        index, tuned = Bm25(tokenized, best), True
+    k1, b = index.parameters.k1, index.parameters.b
     return Opened(
-        lambda queries: Hits(*index.search(queries, DEPTH)),
-        f"k1 {index.parameters.k1}, b {index.parameters.b}, {note}",
+        lambda queries: Hits(*index.search(queries, HITS_MAX)),
+        f"k1 {k1}, b {b}, {_how_set(tuned)}",
+        options={"k1": k1, "b": b},
+        tuned=tuned,
     )
 
 
+def _how_set(tuned: bool) -> str:
+    return "tuned on dev" if tuned else "as given"
+
+
 def _open_encoder(system: Written, ground: Ground) -> Opened:
-    if system.source not in ground.encoders:
-        ground.encoders[system.source] = open_encoder(system.source)
-    encoder = ground.encoders[system.source]
+    encoder = ground.encoder(system.source)
+    holder = ground.encoder(system.items) if system.items else encoder
+    if holder.dim != encoder.dim:
+        raise CommandError(
+            f"{system.name}: {system.source} has {encoder.dim} dimensions and {system.items} "
+            f"{holder.dim}; queries and items must lie in one space"
+        )
     dim = int(system.options.get("dim", encoder.dim))
     if dim > encoder.dim:
         raise CommandError(f"{system.name}: dim is {dim}; allowed 1..{encoder.dim}")
-    texts = [encoder.prompts["item"] + text for text in ground.collection.item_texts]
-    items = first_dims(embed(encoder, texts, ground.cache, f"items by {encoder.name}"), dim)
+    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
 
     def vectors_of(queries: Sequence[str]) -> Floats:
-        asked = [encoder.prompts["query"] + text for text in queries]
-        return first_dims(embed(encoder, asked, ground.cache, f"queries by {encoder.name}"), dim)
+        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
 
+    p50_ms = {"encode": median_ms(lambda text: encoder.encode([text]), _timed(ground, encoder))}
+    note = f"{dim} dimensions" + (f", items by {holder.name}" if system.items else "")
     if "ef_search" not in system.options:
         return Opened(
-            lambda queries: Hits(*exact_top_k(vectors_of(queries), items, DEPTH)),
-            f"{dim} dimensions, exact",
+            lambda queries: Hits(*exact_top_k(vectors_of(queries), items, HITS_MAX)),
+            f"{note}, exact",
+            p50_ms,
         )
     ef_search = int(system.options["ef_search"])
     approximate = hnsw_search(items, ef_search)
@@ -183,8 +153,15 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
     return Opened(
         lambda queries: approximate(vectors_of(queries)),
-        f"{dim} dimensions, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
+        f"{note}, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
+        p50_ms,
     )
+
+
+def _timed(ground: Ground, encoder: TextEncoder) -> list[str]:
+    """Return the queries that encoding is timed on, as the encoder takes them."""
+    texts = ground.collection.query_texts[:TIMED_QUERIES]
+    return [encoder.prompts["query"] + text for text in texts]
 
 
 def hnsw_search(items: Floats, ef_search: int) -> Callable[[Floats], Hits]:
@@ -195,7 +172,7 @@ def hnsw_search(items: Floats, ef_search: int) -> Callable[[Floats], Hits]:
     index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
     index.add(np.ascontiguousarray(items))
     # FAISS widens ef_search to the number of hits: fewer are asked for where it is smaller.
-    asked = min(DEPTH, len(items), ef_search)
+    asked = min(HITS_MAX, len(items), ef_search)
     options = faiss.SearchParametersHNSW(efSearch=ef_search)
 
     def search(queries: Floats) -> Hits:
@@ -231,59 +208,48 @@ def first_dims(vectors: Floats, dim: int) -> Floats:
 
 def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search) -> Opened:
     by_rank = system.kind == "rrf"
-    key = _KEYS[system.kind][0]
+    key = "lexical_weight" if by_rank else "alpha"
     fuse = reciprocal_ranks if by_rank else weighted_scores
-    value, note = system.options.get(key, 1.0 if by_rank else 0.5), "as given"
+    value = system.options.get(key, 1.0 if by_rank else 0.5)
+    tuned = not system.options and ground.dev is not None
     if not system.options and ground.dev is not None:
         left, right = dense(ground.dev.query_texts), lexical(ground.dev.query_texts)
         value = best_of(
             LEXICAL_WEIGHTS if by_rank else ALPHAS,
             lambda tried: ground.worth_on_dev(ranked(fuse(left, right, tried), 10)),
         )
-        note = "tuned on dev"
 
     def search(queries: Sequence[str]) -> Hits:
         found = dense(queries)
         return ranked(fuse(found, lexical(queries), value), found.rows.shape[1])
 
     names = " and ".join(system.parts)
-    return Opened(search, f"{names}, {key} {value:g}, {note}")
+    note = f"{names}, {key} {value:g}, {_how_set(tuned)}"
+    return Opened(search, note, options={key: value}, tuned=tuned)
 
 
-def _parse(text: str) -> Written:
-    name, source, options = _split(text)
-    kind = "bm25" if source == "bm25" else "encoder"
-    parts: tuple[str, ...] = ()
-    if match := re.fullmatch(r"(rrf|weighted):([^+]+)\+([^+]+)", source):
-        kind, parts = match[1], (match[2], match[3])
-    name = name or (kind if parts else source.rstrip("/").rsplit("/", 1)[-1])
-    if not re.fullmatch(r"[\w.-]{1,64}", name):
-        raise CommandError(f"system name is {name!r}; allowed letters, digits, '.', '_', '-'")
-    return Written(name, kind, source, parts, _parse_options(text, options, _KEYS[kind]))
+def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:
+    """Return the first hits of another system by a cross-encoder; the others stay behind them."""
+    if system.source not in ground.scorers:
+        ground.scorers[system.source] = open_scorer(system.source)
+    scorer = ground.scorers[system.source]
+    depth = int(system.options.get("depth", RERANK_DEPTH))
+    texts = ground.collection.item_texts
 
+    def pairs_of(queries: Sequence[str], hits: Hits) -> list[list[Pair]]:
+        return [
+            [(query, texts[row]) for row in rows if row >= 0]
+            for query, rows in zip(queries, hits.rows[:, :depth].tolist(), strict=True)
+        ]
 
-def _split(text: str) -> tuple[str, str, str]:
-    """Return name, source and options of `NAME=SOURCE?OPTIONS`.
+    def search(queries: Sequence[str]) -> Hits:
+        found = first(queries)
+        pairs = pairs_of(queries, found)
+        what = f"pairs by {scorer.name}"
+        flat = score_once(scorer, [pair for each in pairs for pair in each], ground.cache, what)
+        ends = np.cumsum([len(each) for each in pairs])
+        return rerank(found, np.split(flat, ends[:-1]))
 
-    >>> _split("a=runs/b?dim=2"), _split("bm25?k1=1")
-    (('a', 'runs/b', 'dim=2'), ('', 'bm25', 'k1=1'))
-    """
-    before, _, options = text.partition("?")
-    name, equals, source = before.partition("=")
-    return (name, source, options) if equals else ("", before, options)
-
-
-def _parse_options(text: str, options: str, keys: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for part in filter(None, options.split("&")):
-        key, _, value = part.partition("=")
-        if key not in keys:
-            raise CommandError(f"{text}: {key!r} is no option of it; allowed {', '.join(keys)}")
-        low, high = _RANGES[key]
-        try:
-            found[key] = float(value)
-        except ValueError:
-            found[key] = float("nan")
-        if not low <= found[key] <= high:
-            raise CommandError(f"{text}: {key} is {value!r}; allowed {low}..{high}")
-    return found
+    timed = ground.collection.query_texts[:TIMED_QUERIES]
+    p50_ms = {"rerank": median_ms(scorer.score, pairs_of(timed, first(timed)))}
+    return Opened(search, f"{system.parts[0]}, first {depth} by {scorer.name}", p50_ms)

@@ -16,15 +16,22 @@ from training.onnx_run import IDS, MASK, TYPES
 Scores = NDArray[np.float32]
 
 
-def load_model(source: ModelSource) -> CrossEncoder:
+def load_model(source: ModelSource, *, new_head: bool = False) -> CrossEncoder:
     """Return the model on the CPU, in evaluation mode, with full-precision weights.
+
+    Args:
+        source: where it is.
+        new_head: a model without a score head gets one, with random weights.
 
     Raises:
         CommandError: it cannot be loaded, or does not give one score a pair.
     """
     try:
         model: CrossEncoder = CrossEncoder(
-            source.location, device="cpu", model_kwargs={"dtype": "float32"}
+            source.location,
+            device="cpu",
+            num_labels=1 if new_head else None,
+            model_kwargs={"dtype": "float32"},
         )
     except Exception as exc:  # each reader of a file has errors of its own
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
@@ -43,6 +50,17 @@ def load_model(source: ModelSource) -> CrossEncoder:
 def takes_types(model: CrossEncoder) -> bool:
     """Tell whether the model is told which tokens are the query's and which the text's."""
     return TYPES in model.tokenizer.model_input_names
+
+
+def score_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]], batch: int) -> Scores:
+    """Return raw scores of shape (n,), pairs of like length in one batch."""
+    scores: Scores = model.predict(
+        list(pairs),
+        batch_size=batch,
+        activation_fn=torch.nn.Identity(),
+        show_progress_bar=False,
+    )
+    return scores.astype(np.float32)
 
 
 def reference_scores(

@@ -1,34 +1,68 @@
-"""A training run, step by step: it evaluates itself, keeps the best, and goes on where it was."""
+"""A training run, step by step: it evaluates itself, keeps the best, and goes on where it was.
+
+What is learned is a `Task`'s: a bi-encoder (`training.bi_encoder_task`) or a reranker
+(`training.reranker_task`), or a query encoder (`training.distill_task`).
+"""
 
 import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
 
-from rpc.terminal import CommandError, progress_bar
-from training.batches import Batch, make_batches
-from training.beir import Collection
+from rpc.terminal import CommandError
+from training.batches import Batch
 from training.checkpoints import Progress, save_best, save_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
-from training.examples import Examples
-from training.losses import Features, Loss, build_loss
-from training.mining import Window, mine
-from training.model_source import find_model
-from training.ranking import evaluate_vectors
-from training.recipe import Recipe
-from training.torch_encoder import load_model, max_tokens_of, prompts_of
+from training.recipe import AnyRecipe
+from training.torch_encoder import max_tokens_of
 
-Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
-DEV_MEASURE = "recall@10"
+
+class Task(Protocol):
+    """What is learned: a model, what a batch costs, and what dev is worth.
+
+    Attributes:
+        model: a sentence-transformers model.
+        measure: what dev is measured by, as "recall@10"; larger is better.
+        fingerprint: stands for all of its data.
+    """
+
+    model: Any
+    measure: str
+    fingerprint: str
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Return the batches of an epoch, 0-based; the same each time."""
+        ...
+
+    def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:
+        """Return a batch's loss."""
+        ...
+
+    def measure_dev(self) -> float:
+        """Return what the model is worth on dev."""
+        ...
+
+    def mine(self, epoch: int, *, known: bool) -> Rows | None:
+        """Return hard negatives, rows of items of shape (pairs, per_pair), before an epoch.
+
+        Args:
+            epoch: 1-based.
+            known: some were mined before.
+
+        Returns:
+            None where the epoch goes on with those, or without any.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -37,91 +71,64 @@ class Trainer:
 
     Attributes:
         recipe: how to train.
-        examples: what to train on; the model's prompts stand before its texts.
-        dev: what the best weights are chosen on, likewise.
-        same_title: the items that answer a query of dev count as one.
-        model: the bi-encoder.
-        trained: its weights that move.
-        loss, optimizer, schedule: what moves them.
+        task: what is learned.
+        trained: the weights that move.
+        optimizer, schedule: what moves them.
         device: where.
         out: the run's folder.
         run_id: stands for all that the run's numbers follow from.
-        whole_tokens: the model's own limit, which is put back when it is trained.
     """
 
-    recipe: Recipe
-    examples: Examples
-    dev: Collection
-    same_title: bool
-    model: Any
+    recipe: AnyRecipe
+    task: Task
     trained: Sequence[torch.nn.Parameter]
-    loss: Loss
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     device: torch.device
     out: Path
     run_id: str
-    whole_tokens: int
 
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {"model": self.task.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
 
-def prepare(
-    recipe: Recipe, examples: Examples, dev: Collection, out: Path, *, same_title: bool
-) -> Trainer:
-    """Load the model and put together what trains it.
-
-    Raises:
-        CommandError: there is no such model, or the recipe does not fit it or the pairs.
-    """
-    torch.manual_seed(recipe.run.seed)
-    source = find_model(recipe.model.base)
-    with progress_bar("loading the model", total=None):
-        model: Any = load_model(source)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    whole_tokens = max_tokens_of(model)
-    model.max_seq_length = min(recipe.model.max_tokens or whole_tokens, whole_tokens)
-    freeze(model, recipe)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    examples, dev = with_prompts(prompts_of(model), examples, dev)
+def prepare(recipe: AnyRecipe, task: Task, out: Path) -> Trainer:
+    """Put together what trains a task's model."""
+    trained = [weight for weight in task.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
         trained,
         lr=recipe.optimizer.learning_rate,
         weight_decay=recipe.optimizer.weight_decay,
     )
-    if not (steps := num_steps(recipe, examples)):
-        raise CommandError("the pairs are all of one product, and batches.product_once is true")
+    steps = num_steps(recipe, task)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_at(step, steps, recipe.optimizer.warmup)
     )
-    return Trainer(
-        recipe=recipe,
-        examples=examples,
-        dev=dev,
-        same_title=same_title,
-        model=model,
-        trained=trained,
-        loss=build_loss(model, recipe),
-        optimizer=optimizer,
-        schedule=schedule,
-        device=device,
-        out=out,
-        run_id=run_id_of(recipe, examples, dev, model),
-        whole_tokens=whole_tokens,
-    )
+    device = next(task.model.parameters()).device
+    return Trainer(recipe, task, trained, optimizer, schedule, device, out, run_id_of(recipe, task))
 
 
-def freeze(model: Any, recipe: Recipe) -> None:
+def best_device() -> torch.device:
+    """Return a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def shorten(model: Any, recipe: AnyRecipe) -> int:
+    """Cut texts as the recipe says while training; return the model's own limit."""
+    whole_tokens = max_tokens_of(model)
+    model.max_seq_length = min(recipe.model.max_tokens or whole_tokens, whole_tokens)
+    return whole_tokens
+
+
+def freeze(model: Any, recipe: AnyRecipe) -> None:
     """Leave the weights alone that the recipe says.
 
     Raises:
         CommandError: all layers would be, or the model's layers are not known.
     """
-    backbone = model[0].model
+    backbone = model[0].model.base_model
     if recipe.model.freeze_token_embeddings:
         backbone.get_input_embeddings().weight.requires_grad_(False)
     if not (frozen := recipe.model.freeze_layers):
@@ -150,7 +157,7 @@ def run(trainer: Trainer, progress: Progress, screen: Screen) -> None:
 def run_epoch(trainer: Trainer, progress: Progress, screen: Screen) -> None:
     """Take an epoch's steps from where the run is; evaluate, keep the best, checkpoint."""
     recipe = trainer.recipe
-    batches = batches_of(recipe, trainer.examples, progress.epoch)
+    batches = trainer.task.batches(progress.epoch)
     evaluated_at = evaluation_steps(recipe, len(batches))
     while progress.batch < len(batches):
         step = batches[progress.batch : progress.batch + recipe.batches.accumulation]
@@ -172,13 +179,12 @@ def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) ->
         CommandError: the loss is no number any more.
     """
     started_s = time.monotonic()
-    trainer.model.train()
+    trainer.task.model.train()
     trainer.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for batch in batches:
-        columns = trainer.examples.columns(batch, progress.negatives)
         with precision(trainer.recipe, trainer.device):
-            loss = trainer.loss([features_of(trainer, texts) for texts in columns]) / len(batches)
+            loss = trainer.task.loss(batch, progress.negatives) / len(batches)
         torch.autograd.backward(loss)
         total += float(loss.detach())
     if not math.isfinite(total):
@@ -196,113 +202,50 @@ def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) ->
 
 
 def evaluate_dev(trainer: Trainer, progress: Progress, screen: Screen) -> None:
-    """Take dev recall@10, and keep the weights when they are the best so far."""
+    """Measure dev, and keep the weights when they are the best so far."""
     started_s = time.monotonic()
-    queries = embed(trainer, trainer.dev.query_texts)
-    items = embed(trainer, trainer.dev.item_texts)
-    found = evaluate_vectors(
-        trainer.dev, queries, items, [DEV_MEASURE], as_one=trainer.same_title
-    ).means[DEV_MEASURE]
+    trainer.task.model.eval()
+    with precision(trainer.recipe, trainer.device):
+        found = trainer.task.measure_dev()
     progress.evaluations.append((progress.step, found))
     if found > progress.best:
         progress.best, progress.stale = found, 0
-        save_best(trainer.out, trainer.model)
+        save_best(trainer.out, trainer.task.model)
     else:
         progress.stale += 1
     progress.seconds += time.monotonic() - started_s
     if progress.losses:
-        draw_curves(progress, trainer.out / CURVES_FILE, trainer.recipe.name)
+        title, measure = trainer.recipe.name, trainer.task.measure
+        draw_curves(progress, trainer.out / CURVES_FILE, title, measure)
     screen.evaluated(progress)
 
 
 def refresh_negatives(trainer: Trainer, progress: Progress) -> None:
     """Mine hard negatives before an epoch that wants them, unless a checkpoint brought them."""
-    wanted = trainer.recipe.negatives
     number = progress.epoch + 1
-    if not wanted.per_pair or number < wanted.from_epoch or progress.mined_epoch == number:
-        return
-    if progress.negatives is not None and not wanted.refresh:
+    if progress.mined_epoch == number:
         return
     started_s = time.monotonic()
-    examples = trainer.examples
-    progress.negatives = mine(
-        embed(trainer, examples.queries),
-        embed(trainer, examples.items),
-        examples.groups,
-        examples.item_groups,
-        examples.positives,
-        Window(wanted.per_pair, wanted.rank_first, wanted.rank_last, wanted.margin),
-        seed=trainer.recipe.run.seed + number,
-    )
-    progress.mined_epoch = number
+    trainer.task.model.eval()
+    with precision(trainer.recipe, trainer.device):
+        found = trainer.task.mine(number, known=progress.negatives is not None)
+    if found is None:
+        return
+    progress.negatives, progress.mined_epoch = found, number
     progress.seconds += time.monotonic() - started_s
     save_checkpoint(trainer.out, trainer.run_id, progress, trainer.parts)
 
 
-def embed(trainer: Trainer, texts: Sequence[str]) -> Floats:
-    """Return unit vectors, float32 of shape (n, dim). Dropout is off, no random number is drawn."""
-    with precision(trainer.recipe, trainer.device):
-        vectors: Floats = trainer.model.eval().encode(
-            list(texts),
-            prompt="",  # it stands there already
-            batch_size=trainer.recipe.batches.mini_batch,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
-    return vectors.astype(np.float32)
-
-
-def features_of(trainer: Trainer, texts: list[str]) -> Features:
-    """Return texts as the model takes them, tensors of shape (n, tokens)."""
-    features = trainer.model.preprocess(texts)
-    return {
-        name: value.to(trainer.device)
-        for name, value in features.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def with_prompts(
-    prompts: dict[str, str], examples: Examples, dev: Collection
-) -> tuple[Examples, Collection]:
-    """Return both with the model's prompts before their texts."""
-    query, item = prompts["query"], prompts["item"]
-    return (
-        replace(
-            examples,
-            queries=tuple(query + text for text in examples.queries),
-            items=tuple(item + text for text in examples.items),
-        ),
-        replace(
-            dev,
-            query_texts=tuple(query + text for text in dev.query_texts),
-            item_texts=tuple(item + text for text in dev.item_texts),
-        ),
-    )
-
-
-def batches_of(recipe: Recipe, examples: Examples, epoch: int) -> list[Batch]:
-    """Return the batches of an epoch, 0-based."""
-    return make_batches(
-        examples.groups,
-        [len(query) for query in examples.queries],
-        recipe.batches.size,
-        product_once=recipe.batches.product_once,
-        bucket=recipe.batches.bucket,
-        seed=f"{recipe.run.seed} {epoch}",
-    )
-
-
-def num_steps(recipe: Recipe, examples: Examples) -> int:
+def num_steps(recipe: AnyRecipe, task: Task) -> int:
     """Return the optimizer steps of all epochs."""
-    sizes = (len(batches_of(recipe, examples, e)) for e in range(recipe.optimizer.epochs))
+    sizes = (len(task.batches(epoch)) for epoch in range(recipe.optimizer.epochs))
     return sum(-(-size // recipe.batches.accumulation) for size in sizes)
 
 
-def evaluation_steps(recipe: Recipe, num_batches: int) -> frozenset[int]:
+def evaluation_steps(recipe: AnyRecipe, num_batches: int) -> frozenset[int]:
     """Return after which steps of an epoch dev is evaluated; the last is one of them.
 
-    >>> recipe = Recipe.model_validate({
+    >>> recipe = AnyRecipe.model_validate({
     ...     "name": "r", "model": {"base": "m"}, "batches": {"size": 8},
     ...     "optimizer": {"learning_rate": 0.1}, "run": {"evaluations_per_epoch": 4}})
     >>> sorted(evaluation_steps(recipe, 10))
@@ -325,25 +268,23 @@ def rate_at(step: int, steps: int, warmup: float) -> float:
     return max(0.0, (steps - step) / max(1, steps - rising))
 
 
-def is_stale(recipe: Recipe, progress: Progress) -> bool:
+def is_stale(recipe: AnyRecipe, progress: Progress) -> bool:
     """Tell whether dev has not become better for as long as the recipe bears."""
     return bool(recipe.run.patience) and progress.stale >= recipe.run.patience
 
 
-def precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+def precision(recipe: AnyRecipe, device: torch.device) -> AbstractContextManager[Any]:
     """Return a context that computes in bfloat16 where that is asked for and a GPU is there."""
     if recipe.run.bf16 and device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
 
-def run_id_of(recipe: Recipe, examples: Examples, dev: Collection, model: Any) -> str:
-    """Return a hash over recipe, pairs, dev and weights: what a run's numbers follow from."""
+def run_id_of(recipe: AnyRecipe, task: Task) -> str:
+    """Return a hash over recipe, data and weights: what a run's numbers follow from."""
     digest = xxhash.xxh3_128(recipe.model_dump_json().encode())
-    digest.update(examples.fingerprint.encode())
-    for text in (*dev.query_texts, *dev.item_texts):
-        digest.update(text.encode() + b"\n")
-    for name, value in model.state_dict().items():
+    digest.update(task.fingerprint.encode())
+    for name, value in task.model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
     return digest.hexdigest()

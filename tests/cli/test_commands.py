@@ -183,6 +183,15 @@ def test_a_bundle_is_copied_whole_and_once(home, bundle):
     assert (home.bundles / ENCODER_ID / "model.onnx").read_bytes() == b"weights"
 
 
+def test_what_was_recorded_of_a_bundle_later_reaches_its_copy(home, bundle):
+    copy_bundle(home, bundle)
+    described = orjson.loads((bundle / "encoder.json").read_bytes())
+    grown = described | {"compatible_query_encoders": [{"encoder_id": "student"}]}
+    (bundle / "encoder.json").write_bytes(orjson.dumps(grown))
+    copy_bundle(home, bundle)
+    assert orjson.loads((home.bundles / ENCODER_ID / "encoder.json").read_bytes()) == grown
+
+
 @pytest.mark.parametrize("encoder_id", ["", "../../etc", "AB" * 12, 7])
 def test_a_bundle_with_a_strange_id_is_refused(home, bundle, encoder_id):
     (bundle / "encoder.json").write_bytes(orjson.dumps({"encoder_id": encoder_id}))

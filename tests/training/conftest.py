@@ -9,6 +9,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel
 
+from training import trainer
+
 COLORS = ("red", "blue", "green", "black", "white", "yellow")
 THINGS = ("boots", "scarf", "kettle", "lamp")
 
@@ -66,6 +68,23 @@ def tiny_data(tmp_path_factory):
         (folder / "qrels" / f"{split}.tsv").write_text(rows)
     (folder / "dataset.json").write_text('{"relevance": "same_title"}')
     return folder
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch):
+    """Make a training run end as Ctrl-C does, right after a step."""
+
+    def arm(step):
+        taken = trainer.take_step
+
+        def take_step(*arguments):
+            taken(*arguments)
+            if arguments[1].step == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer, "take_step", take_step)
+
+    return arm
 
 
 def _write_lines(path, records):

@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from rpc.terminal import CommandError
-from training.recipe import read_recipe
+from training.recipe import DistillRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.train import main
 
 RECIPES = sorted(Path("training/recipes").glob("*.toml"))
@@ -25,9 +25,13 @@ def written(tmp_path, text):
     return tmp_path / "recipe.toml"
 
 
+KINDS = {"reranker": RerankerRecipe, "distill": DistillRecipe}
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_is_shipped_can_be_read(path):
-    assert read_recipe(path).name == path.stem
+    kind = KINDS.get(path.stem.split("-")[0], Recipe)
+    assert read_recipe_of(kind, path).name == path.stem
 
 
 def test_the_paper_s_recipe_is_the_paper_s():
@@ -69,6 +73,31 @@ def test_a_key_that_is_wrong_is_named(tmp_path, line, said):
     with pytest.raises(CommandError) as refused:
         read_recipe(path)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("size = 8\nproduct_once = true", "batches.product_once is no key of a recipe"),
+        ("size = 8\n[loss]\ntemperature = 0.1", "loss.temperature is no key of a recipe"),
+        ("size = 8\n[negatives]\nper_pair = 0", "negatives.per_pair is 0"),
+        ("size = 8\n[run]\ndev_depth = 101", "run.dev_depth is 101"),
+    ],
+)
+def test_a_reranker_has_keys_of_its_own(tmp_path, line, said):
+    path = written(tmp_path, LEAST.replace("size = 8", line))
+    with pytest.raises(CommandError) as refused:
+        read_recipe_of(RerankerRecipe, path)
+    assert said in str(refused.value)
+
+
+def test_a_query_encoder_is_trained_on_something(tmp_path):
+    path = written(tmp_path, LEAST + "[data]\ntexts = []\n")
+    with pytest.raises(CommandError, match=r"data\.texts is \[\]"):
+        read_recipe_of(DistillRecipe, path)
+    path = written(tmp_path, LEAST + '[data]\ntexts = ["brands"]\n')
+    with pytest.raises(CommandError, match=r"data\.texts\.0 is 'brands'"):
+        read_recipe_of(DistillRecipe, path)
 
 
 def test_layers_are_frozen_from_below(tmp_path):

@@ -7,7 +7,8 @@ from rpc.terminal import CommandError
 from training.evaluate import EvaluateOptions, compare
 from training.fusion import Hits, ranked, reciprocal_ranks, weighted_scores
 from training.ranking import exact_top_k
-from training.systems import ann_recall, first_dims, hnsw_search, parse_systems
+from training.system_notation import parse_systems
+from training.systems import ann_recall, first_dims, hnsw_search
 
 
 def hits(*queries):
@@ -82,6 +83,8 @@ def test_first_dimensions_are_made_unit_again():
         (["a=x", "a=y"], "two systems are called a; write NAME=a=y"),
         (["rrf:ours+bm25"], "'ours' is no system named before it; there are none"),
         (["a b=bm25"], "system name is 'a b'"),
+        (["rerank:ours+scorer"], "'ours' is no system named before it; there are none"),
+        (["bm25", "rerank:bm25+scorer?depth=101"], r"depth is '101'; allowed 1\.\.100"),
     ],
 )
 def test_a_system_that_cannot_be_understood_is_refused(systems, said):

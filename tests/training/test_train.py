@@ -7,12 +7,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rpc.terminal import CommandError
-from training import trainer
 from training.beir import load_collection
+from training.bi_encoder_task import prepare_task
 from training.checkpoints import held
 from training.examples import read_examples
 from training.recipe import Recipe
-from training.train import out_of_memory_as_sentence, train
+from training.runs import out_of_memory_as_sentence
+from training.train import remedy, train
 from training.trainer import precision
 
 TOTAL_STEPS = 8  # 2 epochs of 48 pairs: 4 steps of 2 batches of 6
@@ -39,23 +40,6 @@ def a_recipe(base, **sections):
 
 def weights_of(folder):
     return SentenceTransformer(str(folder), device="cpu").state_dict()
-
-
-@pytest.fixture
-def interrupted_at(monkeypatch):
-    """Make the run end as Ctrl-C does, right after a step."""
-
-    def arm(step):
-        taken = trainer.take_step
-
-        def take_step(*arguments):
-            taken(*arguments)
-            if arguments[1].step == step:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(trainer, "take_step", take_step)
-
-    return arm
 
 
 def test_training_finds_more_and_leaves_model_record_and_curves(tiny_model, tiny_data, tmp_path):
@@ -147,7 +131,7 @@ def test_prompts_of_the_model_stand_before_what_it_is_trained_on(tiny_model, tin
     recipe = a_recipe(tmp_path / "prompted")
     examples = read_examples(tiny_data, None, None)
     dev = load_collection(tiny_data, "dev")
-    prepared = trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+    prepared = prepare_task(recipe, examples, dev, same_title=True)
     queries, items = prepared.examples.columns([0], None)
     assert queries == [f"query: {examples.queries[0]}"]
     assert items == ["item: red boots"]
@@ -158,16 +142,16 @@ def test_running_out_of_memory_names_the_key_to_lower():
     plain = a_recipe("any", batches={"size": 128})
     with (
         pytest.raises(CommandError, match=r"out of memory: lower batches\.size \(now 128\)"),
-        out_of_memory_as_sentence(plain),
+        out_of_memory_as_sentence(remedy(plain)),
     ):
         torch.empty(1 << 50)
     cached = a_recipe("any", loss={"kind": "cached_mnrl"})
     with (
         pytest.raises(CommandError, match=r"lower batches\.mini_batch \(now 4\)"),
-        out_of_memory_as_sentence(cached),
+        out_of_memory_as_sentence(remedy(cached)),
     ):
         np.empty(1 << 50)
-    with pytest.raises(RuntimeError, match="something else"), out_of_memory_as_sentence(plain):
+    with pytest.raises(RuntimeError, match="something else"), out_of_memory_as_sentence(""):
         raise RuntimeError("something else")
 
 
@@ -216,14 +200,14 @@ def test_a_category_can_be_kept_out(tiny_data):
     assert not any("lamp" in item for item in examples.items)
 
 
-def test_layers_are_frozen_from_below_and_one_is_left(minilm_model, tiny_data, tmp_path):
+def test_layers_are_frozen_from_below_and_one_is_left(minilm_model, tiny_data):
     frozen = {"freeze_token_embeddings": True, "freeze_layers": 6}
     examples, dev = read_examples(tiny_data, None, None), load_collection(tiny_data, "dev")
     recipe = a_recipe(minilm_model, model=frozen)
     with pytest.raises(CommandError, match=r"model\.freeze_layers is 6; allowed 0\.\.5"):
-        trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+        prepare_task(recipe, examples, dev, same_title=True)
     recipe = a_recipe(minilm_model, model=frozen | {"freeze_layers": 4})
-    prepared = trainer.prepare(recipe, examples, dev, tmp_path, same_title=True)
+    prepared = prepare_task(recipe, examples, dev, same_title=True)
     trained = [n for n, weight in prepared.model.named_parameters() if weight.requires_grad]
     assert {name.split("encoder.layer.")[1][0] for name in trained if "layer." in name} == {
         "4",

@@ -1,0 +1,198 @@
+"""What a query encoder learns: to put a text where a larger encoder, the teacher, puts it.
+
+Items stay as the teacher embedded them; only what is typed goes through the student.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+
+from rpc.terminal import progress_bar
+from training.batches import Batch, make_batches
+from training.beir import Collection
+from training.bi_encoder_task import embed, features_of, fingerprint_of, load_to_train
+from training.examples import Examples
+from training.losses import embed_by_length
+from training.ranking import evaluate_vectors
+from training.recipe import DistillRecipe
+from training.torch_encoder import prompts_of
+from training.trainer import freeze, shorten
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+PROJECTION_TEXTS_MAX = 4096
+PROJECTION_RIDGE = 1e-3
+WORDS_A_QUERY = (2, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the teacher says: unit float32 vectors, parallel to texts and to the items of dev."""
+
+    name: str
+    fingerprint: str
+    texts: tuple[str, ...]
+    vectors: Floats
+    dev_items: Floats
+
+
+@dataclass(slots=True)
+class DistillTask:
+    """A student and what it learns from.
+
+    Attributes:
+        recipe: how.
+        model: the student, a bi-encoder with as many dimensions as the teacher.
+        lesson: of the teacher; the student's own prompt stands before its texts.
+        dev: what the best weights are chosen on, likewise.
+        same_title: the items that answer a query of dev count as one.
+        whole_tokens: the student's own limit, which is put back when it is trained.
+        fingerprint: stands for texts, dev and teacher.
+        measure: what dev is measured by: the student's queries over the teacher's items.
+    """
+
+    recipe: DistillRecipe
+    model: Any
+    lesson: Lesson
+    dev: Collection
+    same_title: bool
+    whole_tokens: int
+    fingerprint: str
+    measure: str = "recall@10"
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Return the batches of an epoch, 0-based."""
+        texts = self.lesson.texts
+        return make_batches(
+            texts,
+            [len(text) for text in texts],
+            self.recipe.batches.size,
+            product_once=False,
+            bucket=self.recipe.batches.bucket,
+            seed=f"{self.recipe.run.seed} {epoch}",
+        )
+
+    def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:
+        """Return 1 - cosine to the teacher's vectors, the mean of a batch."""
+        assert negatives is None
+        features = features_of(self.model, [self.lesson.texts[place] for place in batch])
+        vectors = embed_by_length(self.model, features, self.recipe.batches.mini_batch)
+        wanted = torch.from_numpy(self.lesson.vectors[batch]).to(vectors.device)
+        return 1.0 - torch.nn.functional.cosine_similarity(vectors.float(), wanted).mean()
+
+    def measure_dev(self) -> float:
+        """Return recall@10 of the student's queries over the teacher's items."""
+        queries = embed(self.model, self.dev.query_texts, self.recipe.batches.mini_batch)
+        return recall_of(self, queries)
+
+    def mine(self, epoch: int, *, known: bool) -> Rows | None:  # noqa: ARG002 - as every task's
+        """Return None: a student has no negatives."""
+        return None
+
+
+def recall_of(task: DistillTask, queries: Floats) -> float:
+    """Return recall@10 of queries of dev over the teacher's items."""
+    found = evaluate_vectors(
+        task.dev, queries, task.lesson.dev_items, [task.measure], as_one=task.same_title
+    )
+    return found.means[task.measure]
+
+
+def texts_of(recipe: DistillRecipe, examples: Examples) -> tuple[str, ...]:
+    """Return what is learned on: what the recipe names, each text once."""
+    kinds: dict[str, Sequence[str]] = {
+        "reviews": examples.queries,
+        "titles": examples.items,
+        "words": [few_words(title) for title in examples.items],
+    }
+    return tuple(dict.fromkeys(text for kind in recipe.data.texts for text in kinds[kind]))
+
+
+def few_words(title: str) -> str:
+    """Return two to four words of a title in their order, as one might type them.
+
+    >>> few_words("Acme Waterproof Rain Boots for Women")
+    'waterproof rain women'
+    """
+    words = title.lower().split()
+    draw = Random(title)  # noqa: S311 - repeatable on purpose
+    places = draw.sample(range(len(words)), min(draw.randint(*WORDS_A_QUERY), len(words)))
+    return " ".join(words[place] for place in sorted(places))
+
+
+def prepare_task(
+    recipe: DistillRecipe, examples: Examples, lesson: Lesson, dev: Collection, *, same_title: bool
+) -> DistillTask:
+    """Load the student, give it the teacher's dimensions, and say what it learns.
+
+    Raises:
+        CommandError: there is no such model, or the recipe does not fit it.
+    """
+    model = load_to_train(recipe)
+    prompt = prompts_of(model)["query"]
+    digest = f"{fingerprint_of(examples, dev)} {lesson.fingerprint}"
+    lesson = replace(lesson, texts=tuple(prompt + text for text in lesson.texts))
+    dev = replace(dev, query_texts=tuple(prompt + text for text in dev.query_texts))
+    whole_tokens = shorten(model, recipe)
+    if model.get_embedding_dimension() != lesson.vectors.shape[1]:
+        with progress_bar("fitting the projection", total=None):
+            model = with_projection(model, lesson, recipe)
+    freeze(model, recipe)
+    fingerprint = xxhash.xxh3_128_hexdigest(digest.encode())
+    return DistillTask(recipe, model, lesson, dev, same_title, whole_tokens, fingerprint)
+
+
+def with_projection(model: Any, lesson: Lesson, recipe: DistillRecipe) -> Any:
+    """Return the model with a linear layer from its pooled vectors to the teacher's dimensions.
+
+    It starts from the least squares over the first texts, so that training starts near its end.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    kept = [module for module in model if type(module).__name__ != "Normalize"]
+    pooled = SentenceTransformer(modules=kept, device=str(model.device), prompts=model.prompts)
+    texts = list(lesson.texts[:PROJECTION_TEXTS_MAX])
+    vectors = pooled.encode(
+        texts, prompt="", batch_size=recipe.batches.mini_batch, show_progress_bar=False
+    )
+    weight, bias = least_squares(vectors.astype(np.float32), lesson.vectors[: len(texts)])
+    dense = Dense(
+        weight.shape[1],
+        weight.shape[0],
+        activation_function=torch.nn.Identity(),
+        init_weight=torch.from_numpy(weight),
+        init_bias=torch.from_numpy(bias),
+    )
+    whole = SentenceTransformer(
+        modules=[*kept, dense, Normalize()], device=str(model.device), prompts=model.prompts
+    )
+    whole.max_seq_length = model.max_seq_length
+    return whole
+
+
+def least_squares(inputs: Floats, outputs: Floats) -> tuple[Floats, Floats]:
+    """Return weight (m, d) and bias (m,) of the linear map nearest to outputs, slightly ridged.
+
+    Args:
+        inputs: shape (n, d).
+        outputs: shape (n, m).
+
+    >>> weight, bias = least_squares(np.float32([[0], [1], [2]]), np.float32([[1], [3], [5]]))
+    >>> weight.round(2).tolist(), bias.round(2).tolist()
+    ([[2.0]], [1.0])
+    """
+    mean_in, mean_out = inputs.mean(axis=0), outputs.mean(axis=0)
+    centred = (inputs - mean_in).astype(np.float64)
+    square = centred.T @ centred
+    ridge = PROJECTION_RIDGE * np.trace(square) / len(square)
+    square += ridge * np.eye(len(square))
+    weight = np.linalg.solve(square, centred.T @ (outputs - mean_out)).T.astype(np.float32)
+    return weight, (mean_out - weight @ mean_in).astype(np.float32)

@@ -1,0 +1,106 @@
+"""A run's folder: what lies in it, how it is filled, and what is said when memory runs out."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+import torch
+from rich.console import Console
+
+from rpc.cpu import cpu_features
+from rpc.terminal import CommandError
+from training.beir import Collection
+from training.checkpoints import Progress, load_best, load_checkpoint
+from training.curves import CURVES_FILE, Screen, draw_curves
+from training.trainer import Trainer, num_steps, run
+
+MODEL_FOLDER = "model"
+RUN_FILE = "run.json"
+DEV_SEED = 7
+_PACKAGES = ("torch", "sentence-transformers", "transformers", "numpy", "faiss-cpu")
+
+
+def carry_out(
+    trainer: Trainer, facts: Mapping[str, Any], whole_tokens: int | None = None
+) -> dict[str, Any]:
+    """Train from where the run is to its end, write the model and return the run record.
+
+    Args:
+        trainer: what to train.
+        facts: what the record says of data and dev.
+        whole_tokens: what the model's limit is set to when it is trained; None: it stays.
+
+    Raises:
+        CommandError: the folder holds another run, or the loss is no number any more.
+    """
+    task, out, name = trainer.task, trainer.out, trainer.recipe.name
+    progress = load_checkpoint(out, trainer.run_id, trainer.parts)
+    steps = num_steps(trainer.recipe, task)
+    screen = Screen(name, steps, task.measure, Console(stderr=True))
+    with screen.shown():
+        run(trainer, progress, screen)
+    load_best(out, task.model)
+    task.model.max_seq_length = whole_tokens or task.model.max_seq_length
+    task.model.save_pretrained(str(out / MODEL_FOLDER))
+    draw_curves(progress, out / CURVES_FILE, name, task.measure)
+    record = describe(trainer, progress, facts)
+    (out / RUN_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
+    return record
+
+
+def describe(trainer: Trainer, progress: Progress, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run record."""
+    on_gpu = trainer.device.type == "cuda"
+    return {
+        "recipe": trainer.recipe.model_dump(mode="json"),
+        "run_id": trainer.run_id,
+        **facts,
+        "steps": progress.step,
+        "stopped_early": progress.epoch < trainer.recipe.optimizer.epochs,
+        "seconds": round(progress.seconds, 1),
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",
+        "cpu_features": cpu_features(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
+        measured_as(trainer.task.measure): {
+            "before": round(progress.evaluations[0][1], 4),
+            "best": round(progress.best, 4),
+        },
+        "losses": [[step, round(loss, 5)] for step, loss in progress.losses],
+        "evaluations": [[step, round(found, 5)] for step, found in progress.evaluations],
+    }
+
+
+def measured_as(measure: str) -> str:
+    """Return what the run record calls a measure of dev.
+
+    >>> measured_as("recall@10")
+    'dev_recall_at_10'
+    """
+    return f"dev_{measure.replace('@', '_at_')}"
+
+
+def describe_dev(dev: Collection) -> dict[str, int]:
+    """Return what the run record says of the collection that dev is measured on."""
+    return {"queries": len(dev.query_ids), "items": len(dev.item_ids), "seed": DEV_SEED}
+
+
+@contextmanager
+def out_of_memory_as_sentence(remedy: str) -> Iterator[None]:
+    """Say what to lower when memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise CommandError(f"out of memory: {remedy}") from exc
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Tell it from other errors; torch has a type of its own for it on a GPU alone."""
+    text = str(exc).lower()
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(exc, MemoryError) or any(words in text for words in said)
