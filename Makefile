@@ -9,6 +9,7 @@ PYTEST_FLAGS ?=
 REVIEWS ?= ../shared/data/reviews/reviews.jsonl.gz
 ITEMS ?= ../shared/data/reviews/meta.jsonl.gz
 RECIPES ?= training/recipes/in-batch-minilm.toml
+RERANKER ?=
 REPRODUCE_OUT ?= .vitrine/reproduce
 SMOKE_OUT ?= .vitrine/train-smoke
 
@@ -35,9 +36,9 @@ train-smoke: $(DEMO_STAMP) ## Data set, training, bundle and report of the sampl
 		--items $(SMOKE_OUT)/catalog/items.jsonl.gz --recipe training/recipes/smoke.toml \
 		--quantize none --out $(SMOKE_OUT)
 
-reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= RECIPES= REPRODUCE_OUT=)
+reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= RECIPES= RERANKER= REPRODUCE_OUT=)
 	$(BIN)/python -m training.reproduce $(REVIEWS:%=--reviews %) $(ITEMS:%=--items %) \
-		$(RECIPES:%=--recipe %) --out $(REPRODUCE_OUT)
+		$(RECIPES:%=--recipe %) $(RERANKER:%=--reranker %) --out $(REPRODUCE_OUT)
 
 test: $(DEV_STAMP) ## Run all tests (PYTEST_FLAGS="-k name")
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -4,9 +4,12 @@
 
     DIR/data/            the data set (training.dataset)
     DIR/runs/NAME/       a run for each recipe: model, run.json, curves.png (training.train)
-    DIR/bundles/NAME/    its encoder bundle (training.export)
+    DIR/bundles/NAME/    its encoder bundle (training.export), with the weights to fuse it with BM25
     DIR/report/          all of them against BM25 and the models they started from
                          (training.evaluate), and in DIR/report-masked/ without the title's words
+
+With `--reranker RECIPE` a cross-encoder is trained on what the first recipe's model finds
+(training.train_reranker), exported, and measured at three depths.
 """
 
 import logging
@@ -24,12 +27,14 @@ from training.evaluate import EvaluateOptions, compare
 from training.export import export
 from training.export_options import ExportOptions
 from training.pairs import NUM_PAIRS
-from training.recipe import Recipe, read_recipe
+from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.runs import MODEL_FOLDER, RUN_FILE
 from training.systems import TUNED_ON
 from training.train import train
+from training.train_reranker import train_reranker
 
 INPUTS_FILE = "inputs.json"
+RERANK_DEPTHS = (20, 50, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class ReproduceOptions:
     recipes: Sequence[Path]
     out: Path
     num_pairs: int = NUM_PAIRS
+    reranker: Path | None = None
     quantization: Literal["int8", "none"] = "int8"
 
 
@@ -51,6 +57,7 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
         CommandError: a file, a recipe or what lies in the folder does not fit.
     """
     recipes = [read_recipe(path) for path in options.recipes]
+    reranker = read_recipe_of(RerankerRecipe, options.reranker) if options.reranker else None
     _require_same_inputs(options)
     data = options.out / "data"
     if not (data / DATASET_FILE).is_file():
@@ -60,11 +67,19 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
     for recipe in recipes:
         _train_and_export(recipe, data, options)
     systems = systems_of(recipes, options.out)
+    if reranker:
+        _train_reranker(reranker, recipes[0], data, options)
+        systems += reranked_of(reranker, recipes[0], options.out)
     recalls = {}
     for folder, masked in (("report", False), ("report-masked", True)):
         results = compare(
             EvaluateOptions(
-                data, systems, options.out / folder, options.out / "embeddings", masked=masked
+                data,
+                systems,
+                options.out / folder,
+                options.out / "embeddings",
+                masked=masked,
+                record=not masked,
             )
         )
         recalls[folder] = {
@@ -87,8 +102,8 @@ def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
     best-128=o/runs/best/model?dim=128
     best-hnsw=o/runs/best/model?ef_search=64
     best-bundle=o/bundles/best
-    best-rrf=rrf:best+bm25
-    best-weighted=weighted:best+bm25
+    best-rrf=rrf:best-bundle+bm25
+    best-weighted=weighted:best-bundle+bm25
     """
     bases = dict.fromkeys(recipe.model.base for recipe in recipes)
     systems = [f"zero-shot-{base.rstrip('/').rsplit('/', 1)[-1]}={base}" for base in bases]
@@ -99,8 +114,36 @@ def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
         systems += [f"{name}-{d}={model}?dim={d}" for d in recipe.loss.matryoshka_dims]
         systems.append(f"{name}-hnsw={model}?ef_search=64")
         systems.append(f"{name}-bundle={out / 'bundles' / name}")
-        systems += [f"{name}-{way}={way}:{name}+bm25" for way in ("rrf", "weighted")]
+        systems += [f"{name}-{way}={way}:{name}-bundle+bm25" for way in ("rrf", "weighted")]
     return systems
+
+
+def reranked_of(reranker: RerankerRecipe, first: Recipe, out: Path) -> list[str]:
+    """Return the systems that rerank a recipe's model, as `training.system_notation` reads them."""
+    bundle = out / "bundles" / reranker.name
+    return [
+        f"{first.name}-rerank-{depth}=rerank:{first.name}-bundle+{bundle}?depth={depth}"
+        for depth in RERANK_DEPTHS
+    ]
+
+
+def _train_reranker(
+    reranker: RerankerRecipe, first: Recipe, data: Path, options: ReproduceOptions
+) -> None:
+    """Train a cross-encoder on what a recipe's model finds, and write its bundle, once each."""
+    run, bundle = options.out / "runs" / reranker.name, options.out / "bundles" / reranker.name
+    if not _is_done(run, reranker):
+        model = options.out / "runs" / first.name / MODEL_FOLDER
+        train_reranker(reranker, data, str(model), run, options.out / "embeddings")
+    if not (bundle / "encoder.json").is_file():
+        export(
+            ExportOptions(
+                model=str(run / MODEL_FOLDER),
+                out=bundle,
+                quantization=options.quantization,
+                name=reranker.name,
+            )
+        )
 
 
 def _train_and_export(recipe: Recipe, data: Path, options: ReproduceOptions) -> None:
@@ -120,7 +163,7 @@ def _train_and_export(recipe: Recipe, data: Path, options: ReproduceOptions) -> 
         )
 
 
-def _is_done(run: Path, recipe: Recipe) -> bool:
+def _is_done(run: Path, recipe: AnyRecipe) -> bool:
     """Tell whether the run's record is there and is of this very recipe."""
     path = run / RUN_FILE
     if not path.is_file():
@@ -152,11 +195,16 @@ def main(
     quantize: Annotated[
         Literal["int8", "none"], typer.Option(help="Weights in the bundles.")
     ] = "int8",
+    reranker: Annotated[
+        Path | None, typer.Option(help="A recipe, as training/recipes/reranker-minilm.toml.")
+    ] = None,
 ) -> None:
     """Make a data set, train, export and compare."""
     logging.getLogger("vitrine").setLevel(logging.INFO)
     with errors_as_sentences():
-        recalls = reproduce(ReproduceOptions(reviews, items, recipe, out, pairs, quantize))
+        recalls = reproduce(
+            ReproduceOptions(reviews, items, recipe, out, pairs, reranker, quantize)
+        )
         report = str(out / "report" / "report.md")
         print_result({"report": report, "recall_at_10": recalls["report"]})
 
