@@ -91,3 +91,7 @@ def test_no_first_try_is_taken_where_shards_have_fewer_than_ten_items():
         tenths = np.full(100, -np.inf, dtype=np.float32)
 
     assert choose(Few(easy=60, hard=200), 1.0).first_try is None
+
+
+def test_no_first_try_is_taken_for_several_shards():
+    assert choose(TwoKindsOfQueries(easy=60, hard=200), 1.0, num_shards=2).first_try is None
