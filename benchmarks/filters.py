@@ -1,11 +1,12 @@
-"""Filtered search of one shard: recall and time by selectivity, on each path and on the planner's.
+"""Filtered search of some shards: recall and time by selectivity, on each path and the planner's.
 
 `python -m benchmarks.filters --work DIR --queries FILE.npy --cache DIR`
 
 Filters are on a random number, and on the catalogue's own attributes, whose values go with what
-vectors mean. Folders are those of `benchmarks.index`, whose graph is used. All paths answer the
+vectors mean. Folders are those of `benchmarks.growth`, whose graphs are used. All paths answer the
 same queries, some of each in turns, on one thread; a filter's rows are known beforehand, as they
-are for a filter that was asked before.
+are for a filter that was asked before. Shards are searched one after the other: the slowest is what
+a search takes where each has a core.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,17 @@ import pyarrow as pa
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.index import SEED, cached_segment, distinct_rows
+from benchmarks.growth import PARAMETERS, drawn_rows, piece_folder, pieces
+from benchmarks.index import cached_segment
 from benchmarks.report import machine, percentile, write_result
 from index_service.build.columns import attributes_of, columns
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import single_threaded
 from index_service.filter import Bound, Equals, Exists, Filter, Range
-from index_service.generation.manifest import INDEX_KIND, AttributeKind, IndexParameters
+from index_service.generation.manifest import AttributeKind
 from index_service.planner import Effort, PlanLimits
-from index_service.query import Query
-from index_service.recall import RECALL_K, exact_scores, share_found
+from index_service.query import Hits, Query
+from index_service.recall import RECALL_K, merge_tables, share_found
 from index_service.scoring import Rows
 from index_service.segment import Segment
 from index_service.shard import search_segment
@@ -59,26 +61,26 @@ def main(
     queries: Annotated[Path, typer.Option(help="Query vectors, .npy, float32.")],
     cache: Annotated[Path, typer.Option(help="Folder that graphs are kept in.")],
     ef_search: Annotated[int, typer.Option(help="ef_search without a filter.")],
-    items: Annotated[int, typer.Option(help="Distinct vectors to index; 0 for all.")] = 0,
+    items: Annotated[int, typer.Option(help="Distinct vectors, all shards'; 0 for all.")] = 0,
+    shards: Annotated[int, typer.Option(help="Shards that they are cut into.")] = 1,
     rescored: Annotated[int, typer.Option(help="Candidates scored with full vectors.")] = 24,
     searches: Annotated[int, typer.Option(help="Queries of each path.")] = 200,
     name: Annotated[str, typer.Option(help="Name of the result file.")] = "filters",
 ) -> None:
     """Measure every condition on every path."""
     folder = WorkFolder.open(work)
-    rows = distinct_rows(folder.vectors(), items)
-    table, schema = attributes(folder, rows)
-    parameters = IndexParameters(INDEX_KIND, 32, 200, SEED)
-    halves = np.ascontiguousarray(folder.vectors()[rows])
+    drawn = drawn_rows(folder.vectors())[: items or None]
     asked = np.load(queries)[:searches]
     with single_threaded():
-        segment, _, _ = cached_segment(halves, table, parameters, cache)
+        cut = [segment_of(folder, piece, cache) for piece in pieces(drawn, shards)]
+        segments = [segment for segment, _, _ in cut]
         effort = Effort(ef_search, rescored)
-        conditions = [Condition("none", None), *on_random(), *on_real(segment, table, schema)]
-        figures = [measure(segment, condition, asked, effort) for condition in conditions]
+        conditions = [Condition("none", None), *on_random(), *on_real(*cut[0])]
+        figures = [measure(segments, condition, asked, effort) for condition in conditions]
     result = {
         **machine(),
-        "items": len(halves),
+        "items": len(drawn),
+        "shards": shards,
         "queries": len(asked),
         "ef_search": ef_search,
         "rescored": rescored,
@@ -86,6 +88,16 @@ def main(
     }
     typer.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
     typer.echo(write_result(name, result))
+
+
+def segment_of(
+    work: WorkFolder, rows: Rows, cache: Path
+) -> tuple[Segment, pa.Table, Mapping[str, AttributeKind]]:
+    """Return some rows as a shard, with their attributes and these's kinds."""
+    table, schema = attributes(work, rows)
+    halves = np.ascontiguousarray(work.vectors()[rows])
+    segment, _, _ = cached_segment(halves, table, PARAMETERS, piece_folder(cache, rows))
+    return segment, table, schema
 
 
 def attributes(work: WorkFolder, rows: Rows) -> tuple[pa.Table, Mapping[str, AttributeKind]]:
@@ -151,49 +163,72 @@ def share_of(segment: Segment, tree: Filter) -> float:
 
 
 def measure(
-    segment: Segment, condition: Condition, asked: NDArray[np.float32], effort: Effort
+    segments: Sequence[Segment],
+    condition: Condition,
+    asked: NDArray[np.float32],
+    effort: Effort,
 ) -> dict[str, Any]:
     """Return recall and time of one condition on every path."""
-    exact = exact_of(segment, condition, asked)
-    found: dict[str, list[Any]] = {name: [] for name in PATHS}
+    exact = exact_of(segments, condition, asked)
+    found: dict[str, list[list[Hits]]] = {name: [] for name in PATHS}
     for start in range(0, len(asked), TURN_QUERIES):
         for name, limits in PATHS.items():
             for query in asked[start : start + TURN_QUERIES]:
                 wanted = Query(embedding=query, fetch_k=RECALL_K, filter=condition.tree)
-                found[name] += search_segment(segment, [wanted], effort, limits, _never)
+                found[name].append(search(segments, wanted, effort, limits))
+    matched = sum(hits.items_matched for hits in found["planner"][0])
     return {
         "on": condition.name,
-        "selectivity": round(found["planner"][0].profile.selectivity, 5),
+        "selectivity": round(matched / sum(segment.items for segment in segments), 5),
         "paths": {name: figures_of(hits, exact) for name, hits in found.items()},
     }
 
 
+def search(
+    segments: Sequence[Segment], query: Query, effort: Effort, limits: PlanLimits
+) -> list[Hits]:
+    """Return what each shard finds."""
+    return [
+        search_segment(segment, [query], effort, limits, lambda: None)[0] for segment in segments
+    ]
+
+
 def exact_of(
-    segment: Segment, condition: Condition, asked: NDArray[np.float32]
+    segments: Sequence[Segment], condition: Condition, asked: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the scores of the exact best, shape (queries, 10), -inf where there are fewer."""
-    if condition.tree is None:
-        return exact_scores(segment, asked, PlanLimits(), _never)
     queries = [
         Query(embedding=query, fetch_k=RECALL_K, filter=condition.tree, exact=True)
         for query in asked
     ]
-    found = search_segment(segment, queries, Effort(1), PlanLimits(), _never)
-    return padded([hits.scores for hits in found])
+    return merged([search(segments, query, Effort(1), PlanLimits()) for query in queries])
 
 
-def figures_of(hits: Sequence[Any], exact: NDArray[np.float32]) -> dict[str, Any]:
+def figures_of(found: Sequence[Sequence[Hits]], exact: NDArray[np.float32]) -> dict[str, Any]:
     """Return one path's row of the result."""
-    times_us = [
-        hit.profile.filter_us + hit.profile.candidates_us + hit.profile.rescore_us for hit in hits
-    ]
+    times_us = [[time_us(hits) for hits in of_shards] for of_shards in found]
+    slowest = [max(of_shards) for of_shards in times_us]
     return {
-        "path": str(hits[0].profile.path),
-        "ef_search": hits[0].profile.ef_search,
-        "ann_recall_at_10": round(share_found(exact, padded([hit.scores for hit in hits])), 4),
-        "p50_us": percentile(times_us, 0.5),
-        "p95_us": percentile(times_us, 0.95),
+        "path": ", ".join(sorted({str(hits.profile.path) for hits in found[0]})),
+        "ef_search": max(hits.profile.ef_search for hits in found[0]),
+        "ann_recall_at_10": round(share_found(exact, merged(found)), 4),
+        "p50_us": percentile(slowest, 0.5),
+        "p95_us": percentile(slowest, 0.95),
+        "all_shards_p50_us": percentile([sum(of_shards) for of_shards in times_us], 0.5),
     }
+
+
+def time_us(hits: Hits) -> int:
+    """Return how long one shard took."""
+    profile = hits.profile
+    return profile.filter_us + profile.candidates_us + profile.rescore_us
+
+
+def merged(found: Sequence[Sequence[Hits]]) -> NDArray[np.float32]:
+    """Return the best ten scores of each query over all shards, -inf where there are fewer."""
+    return merge_tables(
+        [padded([of_shards[shard].scores for of_shards in found]) for shard in range(len(found[0]))]
+    )
 
 
 def padded(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -202,10 +237,6 @@ def padded(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     for row, own in zip(table, scores, strict=True):
         row[: len(own)] = own
     return table
-
-
-def _never() -> None:
-    """Never stop."""
 
 
 if __name__ == "__main__":

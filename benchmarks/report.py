@@ -1,5 +1,6 @@
 """What all benchmarks share: percentiles, the machine's description, results on disk."""
 
+import gc
 import json
 import os
 import platform
@@ -52,6 +53,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def median(values: Sequence[float], digits: int = 1) -> float:
     """Return the median, rounded."""
     return round(statistics.median(values), digits)
+
+
+def anonymous_bytes(process: int | str = "self") -> int:
+    """Return the resident memory of a process that no file stands behind."""
+    gc.collect()
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    [kibibytes] = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return 1024 * kibibytes
 
 
 def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:

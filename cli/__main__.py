@@ -119,7 +119,8 @@ def build(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Build shards on the Ray cluster there, host:port; local starts one here.",
+            help="Embed, and build shards, on the Ray cluster there, host:port; local starts one "
+            "here.",
         ),
     ] = "",
     force_reason: Annotated[

@@ -183,6 +183,7 @@ def _stages(
     export = ["--out", f"{work}"]
     embed = ["--bundle", f"{bundle}", "--items", f"{work / 'items.arrow'}"]
     embed += ["--cache", f"{home.embeddings}", "--out", f"{work}"]
+    embed += command_line({"--ray": options.ray or None})
     index = ["--work", f"{work}", "--generations", f"{home.generations}"]
     index += ["--shards", f"{options.shards}", *_index_options(options)]
     stages = [

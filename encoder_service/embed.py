@@ -7,7 +7,6 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from encoder_service.bundle import EncoderBundle, load_bundle
+from encoder_service.embed_workers import embed_workers
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.item_text import ItemTemplate
 from encoder_service.vector_cache import Hashes, VectorCache, hashes_of
@@ -38,7 +38,7 @@ PROBE_SEED = 1
 PROBE_WORDS = (2, 5)
 # Texts held in memory at once, sorted by length within.
 WINDOW_TEXTS = 16_384
-# Texts that one thread embeds before they are written: at most these are lost by a kill.
+# Texts that one worker embeds before they are written.
 PORTION_TEXTS = 64
 _HASH_CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -64,11 +64,21 @@ class Items:
         return Item.FromString(column[row - int(starts[number])].as_py()).title
 
 
-def embed(bundle: EncoderBundle, items_path: Path, cache_folder: Path, out: Path) -> dict[str, Any]:
+def embed(
+    bundle: EncoderBundle, items_path: Path, cache_folder: Path, out: Path, ray: str = ""
+) -> dict[str, Any]:
     """Write vectors.f16, probes.npy and embed.json; return what was done.
+
+    Args:
+        bundle: of the encoder.
+        items_path: the items file.
+        cache_folder: where vectors are kept between builds.
+        out: the folder to write to.
+        ray: address of the Ray cluster that embeds; empty for this machine's cores.
 
     Raises:
         DataLoss: the bundle or the items file is damaged.
+        CommandError: the items file is missing, or the cluster.
     """
     started_s = time.perf_counter()
     items = open_items(items_path)
@@ -81,7 +91,8 @@ def embed(bundle: EncoderBundle, items_path: Path, cache_folder: Path, out: Path
     encoder = load_encoder(bundle)
     cache_folder = cache_folder / bundle.encoder_id
     hashes = _hash_items(items, bundle)
-    embedded = _embed_missing(encoder, items, hashes, VectorCache(cache_folder, bundle.dim))
+    cache = VectorCache(cache_folder, bundle.dim)
+    embedded = _embed_missing(encoder, items, hashes, cache, ray)
     _write_vectors(out, hashes, VectorCache(cache_folder, bundle.dim))
     _write_probes(out, items, encoder)
     _write_description(out, bundle, items.count, identity)
@@ -132,7 +143,9 @@ def _hash_items(items: Items, bundle: EncoderBundle) -> Hashes:
     return np.concatenate(parts) if parts else hashes_of([])
 
 
-def _embed_missing(encoder: Encoder, items: Items, hashes: Hashes, cache: VectorCache) -> int:
+def _embed_missing(
+    encoder: Encoder, items: Items, hashes: Hashes, cache: VectorCache, ray: str
+) -> int:
     """Embed every text that the cache lacks, once; return how many."""
     first_rows = _first_rows(hashes)
     missing = np.zeros(len(hashes), dtype=np.bool_)
@@ -140,21 +153,17 @@ def _embed_missing(encoder: Encoder, items: Items, hashes: Hashes, cache: Vector
     count = int(missing.sum())
     if not count:
         return 0
-    workers = len(os.sched_getaffinity(0))
     with (
         progress_bar("embedding", total=count) as advance,
         cache.writer() as writer,
-        ThreadPoolExecutor(workers, thread_name_prefix="embed") as threads,
+        embed_workers(encoder, ray) as workers,
     ):
-
-        def embed_portion(portion: list[tuple[str, int]]) -> int:
-            vectors = encoder.encode([text for text, _ in portion])
-            writer.append(hashes[[row for _, row in portion]], vectors.astype(np.float16))
-            return len(portion)
-
         for window in _windows(items, encoder.bundle, missing):
-            for done in threads.map(embed_portion, _portions(window)):
-                advance(done)
+            portions = _portions(window)
+            vectors = workers.vectors([[text for text, _ in portion] for portion in portions])
+            for portion, embedded in zip(portions, vectors, strict=True):
+                writer.append(hashes[[row for _, row in portion]], embedded)
+                advance(len(portion))
     return count
 
 
@@ -288,6 +297,14 @@ def main(
     items: Annotated[Path, typer.Option(help="The items file that the export wrote.")],
     cache: Annotated[Path, typer.Option(help="Folder of vectors kept between builds.")],
     out: Annotated[Path, typer.Option(help="Folder to write the vectors to.")],
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on the Ray cluster there, host:port, or on one started here: local. All "
+            "its machines must see the bundle at the same path.",
+        ),
+    ] = "",
 ) -> None:
     """Embed a catalogue."""
     # The threads here already fill every core.
@@ -295,7 +312,7 @@ def main(
     with errors_as_sentences():
         with progress_bar("checking the bundle", total=None):
             loaded = load_bundle(bundle)
-        print_result(embed(loaded, items, cache, out))
+        print_result(embed(loaded, items, cache, out, ray))
 
 
 if __name__ == "__main__":

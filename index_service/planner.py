@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-_HITS_MEASURED = 10
+HITS_MEASURED = 10
+"""How many hits the gate measures the recall of."""
 
 
 class SearchPath(StrEnum):
@@ -34,12 +35,28 @@ class PlanLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstTry:
+    """A cheaper search for ten hits that is enough for most queries.
+
+    Where the tenth best scores low, the query lies far from all items, and a walk along the graph
+    misses more. Source: index_service/LOG.md, entry 11.
+    """
+
+    ef_search: int
+    score_enough: float
+    """Searched once more, wider, when the tenth best score is below this."""
+    ef_search_wider: int
+
+
+@dataclass(frozen=True, slots=True)
 class Effort:
     """How hard the searches of a generation try, as its gate measured."""
 
     ef_search: int
     rescored: int = 64
     """Candidates rescored with full vectors for ten hits; in proportion for more."""
+    first_try: FirstTry | None = None
+    """What searches without a filter for up to ten hits do instead of one with ef_search."""
 
     def candidates(self, wanted: int) -> int:
         """Return how many candidates are rescored for so many hits.
@@ -49,7 +66,11 @@ class Effort:
         >>> Effort(ef_search=256, rescored=24).candidates(100)
         240
         """
-        return max(self.rescored, -(-wanted * self.rescored // _HITS_MEASURED))
+        return max(self.rescored, -(-wanted * self.rescored // HITS_MEASURED))
+
+    def at(self, ef_search: int) -> "Effort":
+        """Return the effort with an ef_search that somebody asked for."""
+        return Effort(ef_search, self.rescored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +92,14 @@ class Plan:
     """Zero on exact paths."""
     candidates: int = 0
     """How many of the graph's finds are rescored; zero on exact paths."""
+    first_try: FirstTry | None = None
+    """Set while what is found may be called not good enough."""
     last_try: bool = False
     """True when the next wider search is the exact one."""
+
+    def doubts(self, tenth_score: float) -> bool:
+        """Tell whether hits of which the tenth scores so much call for a wider search."""
+        return self.first_try is not None and tenth_score < self.first_try.score_enough
 
 
 def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) -> Plan:
@@ -95,7 +122,9 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
         # With as many candidates as rows, the graph costs more than the scan.
         if ef_search >= items:
             return exactly(filtered)
-        return _graph(SearchPath.HNSW, ef_search, demand)
+        first = demand.effort.first_try if demand.wanted <= HITS_MEASURED else None
+        graph = _graph(SearchPath.HNSW, first.ef_search if first else ef_search, demand)
+        return replace(graph, first_try=first)
     assert matched is not None
     if matched <= limits.exact_rows_max:
         return exactly(filtered)
@@ -107,7 +136,9 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
 
 
 def wider(before: Plan, limits: PlanLimits) -> Plan:
-    """Return the next try after one that found too few: a wider one once, then the exact one."""
+    """Return the next try after one that found too little: wider ones, then the exact one."""
+    if before.first_try:
+        return replace(before, ef_search=before.first_try.ef_search_wider, first_try=None)
     if before.last_try:
         return exactly(before.path is SearchPath.HNSW_FILTERED)
     ef_search = max(before.ef_search, min(4 * before.ef_search, 2 * limits.ef_filtered_max))

@@ -1,7 +1,7 @@
 """ann_recall@k: how much of what exact search finds, approximate search finds too."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class Measurement:
     effort: Effort
     probes: int
     search_p50_us: float
+    tenth_scores: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    """Of each probe on each shard, the score of the tenth best that was found; -inf for none."""
 
 
 def probe_recall(

@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from index_service.executor import Ran, SearchExecutor, Ticket, one_thread_each
 from index_service.generation.manifest import GateEntry
 from index_service.holdings import Hold
 from index_service.metrics import IndexMetrics
-from index_service.planner import Effort, PlanLimits
+from index_service.planner import HITS_MEASURED, Effort, PlanLimits
 from index_service.query import Query
 from index_service.recall import Measurement, probe_recall
 from index_service.sampling import RecallSampler
@@ -176,7 +175,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             require_between("ef_search", request.ef_search, 1, EF_SEARCH_MAX)
         with self._hold(request.generation) as hold:
             gate = hold.manifest.gate
-            effort = replace(gate.effort, ef_search=request.ef_search) if asked else gate.effort
+            effort = gate.effort.at(request.ef_search) if asked else gate.effort
             measured = await self._probe(hold, count, effort, context)
         self._metrics.show_recall(request.generation, measured.ann_recall_at_10)
         return index_pb2.ProbeRecallResponse(measured=gate_message(_gate_of(measured, gate)))
@@ -285,8 +284,10 @@ def _expected_us(queries: Sequence[Query], gate: GateEntry) -> float:
     """Return how long one query's walk along the graph takes, by the gate; all else is long."""
     if len(queries) > 1 or queries[0].exact or queries[0].filter is not None:
         return math.inf
-    ef_search = max(queries[0].ef_search or gate.ef_search, queries[0].fetch_k)
-    return gate.search_p50_us * max(1.0, ef_search / max(1, gate.ef_search))
+    measured = gate.first_try.ef_search if gate.first_try else gate.ef_search
+    usual = measured if queries[0].fetch_k <= HITS_MEASURED else gate.ef_search
+    ef_search = max(queries[0].ef_search or usual, queries[0].fetch_k)
+    return gate.search_p50_us * max(1.0, ef_search / max(1, measured))
 
 
 def _or_close(hold: Hold, read: Callable[[], T]) -> T:
@@ -311,4 +312,5 @@ def _gate_of(measured: Measurement, gate: GateEntry) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
+        first_try=measured.effort.first_try,
     )

@@ -4,7 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,16 @@ from index_service.generation.manifest import PROBES_FILE, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
 from index_service.memory import MemoryBudget, needed_bytes
-from index_service.planner import Demand, Effort, Plan, PlanLimits, SearchPath, plan, wider
+from index_service.planner import (
+    HITS_MEASURED,
+    Demand,
+    Effort,
+    Plan,
+    PlanLimits,
+    SearchPath,
+    plan,
+    wider,
+)
 from index_service.query import Hits, Profile, Query
 from index_service.scoring import Rows, Scores, best
 from index_service.segment import Matches, Segment
@@ -202,8 +211,8 @@ def search_segment(
             for search, rows in zip(together, found, strict=True):
                 stop()
                 _rank(segment, search, rows)
-        # 4. Where too few were found, once more: wider, and in the end exactly.
-        unfinished = [search for search in unfinished if search.is_short]
+        # 4. Where too few were found, or the best are poor, once more: wider, in the end exactly.
+        unfinished = [search for search in unfinished if search.is_short or search.is_doubtful]
         for search in unfinished:
             search.plan = wider(search.plan, limits)
     # 5. Rows become item ids.
@@ -222,6 +231,8 @@ class _Search:
     filter_us: int
     rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     scores: Scores = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    tenth_score: float = -np.inf
+    """The tenth best score of all candidates; of the last, where there are fewer."""
     rescored: int = 0
     candidates_us: int = 0
     rescore_us: int = 0
@@ -236,6 +247,11 @@ class _Search:
         """Tell whether there are more hits than were found."""
         return len(self.rows) < min(self.query.fetch_k, self.matched - len(self.excluded))
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether better hits may well have been missed."""
+        return self.plan.doubts(self.tenth_score)
+
 
 def _begin(segment: Segment, query: Query, effort: Effort, limits: PlanLimits) -> _Search:
     """Count what may be a hit, and choose the way."""
@@ -245,7 +261,7 @@ def _begin(segment: Segment, query: Query, effort: Effort, limits: PlanLimits) -
     excluded = _excluded_rows(segment, query.exclude_item_ids, matches)
     demand = Demand(
         wanted=query.fetch_k + len(excluded),
-        effort=replace(effort, ef_search=query.ef_search) if query.ef_search else effort,
+        effort=effort.at(query.ef_search) if query.ef_search else effort,
         exact=query.exact,
     )
     chosen = plan(demand, segment.items, None if matches is None else matched, limits)
@@ -296,7 +312,10 @@ def _rank(segment: Segment, search: _Search, candidates: Rows) -> None:
     if len(search.excluded):
         candidates = candidates[~np.isin(candidates, search.excluded)]
     scores = segment.score(search.query.embedding, candidates)
-    order = best(scores, candidates, search.query.fetch_k)
+    order = best(scores, candidates, max(search.query.fetch_k, HITS_MEASURED))
+    if len(order):
+        search.tenth_score = float(scores[order[:HITS_MEASURED][-1]])
+    order = order[: search.query.fetch_k]
     search.rows, search.scores = candidates[order], scores[order]
     search.rescored += len(candidates)
     search.rescore_us += _us(time.perf_counter() - started_s)

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import faiss
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from index_service.build.workers import Advance, Workers
 from index_service.generation.manifest import PROBES_FILE, GateEntry, shard_folder
-from index_service.planner import Effort, PlanLimits
+from index_service.planner import Effort, FirstTry, PlanLimits
 from index_service.recall import (
+    RECALL_K,
     Measurement,
     ScoreTable,
     approximate_scores,
@@ -23,7 +25,7 @@ from index_service.recall import (
 )
 from index_service.segment import Segment
 
-EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Where recall is measured first."""
 
 EF_SEARCH_STEPS = 8
@@ -34,6 +36,16 @@ RESCORED_GRID = (12, 16, 20, 24, 28, 32, 40, 48, 64)
 
 RECALL_SPARED = 0.0005
 """Recall that fewer rescored candidates may cost, above the required one."""
+
+FIRST_TRY_FROM = 64
+"""From this ef_search on, a first try may be worth its own time."""
+
+FIRST_TRY_GRID = tuple(product((1 / 6, 1 / 4, 1 / 3), (1.5, 2.0), (0.1, 0.2, 0.3)))
+"""First tries: their ef_search and the wider one, both as shares of the one that finds enough, and
+the share of searches that is searched wider."""
+
+FIRST_TRY_COST_MAX = 0.85
+"""Most that a search may cost with a first try, of one without, in candidates kept."""
 
 Measure = Callable[[Sequence[Effort]], list[Measurement]]
 
@@ -116,7 +128,7 @@ def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
     return ShardScores(exact, found, seconds)
 
 
-def choose(measure: Measure, required_recall: float) -> GateEntry:
+def choose(measure: Measure, required_recall: float, num_shards: int = 1) -> GateEntry:
     """Return the gate at the least effort that reaches the recall, or at the largest one."""
     # 1. Between which two of the grid enough is found for the first time.
     most = RESCORED_GRID[-1]
@@ -130,7 +142,54 @@ def choose(measure: Measure, required_recall: float) -> GateEntry:
     ef_search = enough.effort.ef_search
     fewer = measure([Effort(ef_search, rescored) for rescored in RESCORED_GRID])
     spared = max(required_recall, fewer[-1].ann_recall_at_10 - RECALL_SPARED)
-    return gate_of(first_reaching(fewer, spared), required_recall)
+    enough = first_reaching(fewer, spared)
+    # 4. Whether a cheaper search does for most queries. Of several shards one would nearly always
+    # search again, and all wait for it. Source: index_service/LOG.md, entry 14.
+    if num_shards == 1 and enough.ann_recall_at_10 >= required_recall:
+        enough = with_first_try(measure, enough, required_recall)
+    return gate_of(enough, required_recall)
+
+
+def with_first_try(measure: Measure, enough: Measurement, required_recall: float) -> Measurement:
+    """Return the cheapest way with a first try that finds as much, or `enough` where none does.
+
+    Costs are counted in candidates kept, which the time of a search is about proportional to: times
+    would choose differently on each run.
+    """
+    effort = enough.effort
+    if effort.ef_search < FIRST_TRY_FROM:
+        return enough
+    shares = sorted({share for share, _, _ in FIRST_TRY_GRID})
+    firsts = measure([effort.at(round(share * effort.ef_search)) for share in shares])
+    tenths = {share: each.tenth_scores for share, each in zip(shares, firsts, strict=True)}
+    tries = [
+        replace(effort, first_try=first_try(effort.ef_search, share, wider, doubted, tenths[share]))
+        for share, wider, doubted in sorted(FIRST_TRY_GRID, key=first_try_cost)
+        if first_try_cost((share, wider, doubted)) <= FIRST_TRY_COST_MAX
+    ]
+    needed = max(required_recall, enough.ann_recall_at_10 - RECALL_SPARED)
+    measured = measure([each for each in tries if each.first_try])
+    return next((each for each in measured if each.ann_recall_at_10 >= needed), enough)
+
+
+def first_try_cost(shares: tuple[float, float, float]) -> float:
+    """Return what a search with a first try costs, of one without.
+
+    >>> first_try_cost((0.5, 2.0, 0.1))
+    0.7
+    """
+    first, wider, doubted = shares
+    return first + doubted * wider
+
+
+def first_try(
+    ef_search: int, share: float, wider: float, doubted: float, tenths: NDArray[np.float32]
+) -> FirstTry | None:
+    """Return a first try that leaves a share of searches in doubt; None where scores lack."""
+    if not np.isfinite(tenths).all() or not tenths.size:
+        return None
+    score_enough = float(np.quantile(tenths, doubted))
+    return FirstTry(round(share * ef_search), score_enough, round(wider * ef_search))
 
 
 def first_reaching(measured: Sequence[Measurement], required: float) -> Measurement:
@@ -148,6 +207,7 @@ def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
+        first_try=measured.effort.first_try,
     )
 
 
@@ -185,6 +245,7 @@ def _measurement(scores: Sequence[ShardScores], number: int, effort: Effort) -> 
         effort=effort,
         probes=len(exact),
         search_p50_us=median_us(np.concatenate([each.seconds[number] for each in scores])),
+        tenth_scores=np.concatenate([each.found[number][:, RECALL_K - 1] for each in scores]),
     )
 
 

@@ -203,7 +203,9 @@ def _measure(
 ) -> GateEntry:
     """Measure the gate; a generation below it is published all the same, and says so."""
     items = [len(own_rows) for own_rows in rows]
-    gate = choose(ShardsMeasured(workers, staging, items, work.encoder.dim), required_recall)
+    gate = choose(
+        ShardsMeasured(workers, staging, items, work.encoder.dim), required_recall, len(items)
+    )
     warn_below(gate)
     return gate
 

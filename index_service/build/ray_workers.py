@@ -4,18 +4,14 @@ Every machine of the cluster must see the work folder and the generations' folde
 and have this software installed.
 """
 
-import logging
-import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from index_service.build.workers import Advance, Result, Task, Workers, single_threaded
+from rpc import ray_cluster
 from rpc.errors import VitrineError
 from rpc.terminal import CommandError, progress_bar
-
-LOCAL = "local"
-"""The address that stands for a cluster of this machine alone, started here."""
 
 
 class RayWorkers(Workers):
@@ -25,14 +21,14 @@ class RayWorkers(Workers):
         """Join a cluster, or start one.
 
         Args:
-            address: host:port or ray://host:port, or `LOCAL`.
+            address: host:port or ray://host:port, or `ray_cluster.LOCAL`.
 
         Raises:
             CommandError: Ray is not installed, or there is no cluster at the address.
         """
         super().__init__(processes=1)
-        self._ray = _joined(address)
-        self.processes = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self._ray = ray_cluster.joined(address)
+        self.processes = ray_cluster.cores(self._ray)
 
     def __exit__(
         self,
@@ -65,46 +61,10 @@ class RayWorkers(Workers):
             while pending:
                 done, pending = self._ray.wait(pending)
                 for each in done:
-                    results[each] = self._result(each)
+                    results[each] = ray_cluster.result(self._ray, each)
                     advance(share)
             advance(rest)
         return list(results.values())
-
-    def _result(self, reference: Any) -> Any:
-        exceptions = self._ray.exceptions
-        try:
-            return self._ray.get(reference)
-        except exceptions.RayTaskError as exc:
-            if isinstance(exc.cause, CommandError | OSError):
-                raise exc.cause from None
-            raise
-        except exceptions.RayError as exc:
-            raise CommandError(
-                f"a task on the Ray cluster was lost: {str(exc).splitlines()[0]}; what is finished "
-                "is kept, run the same command again"
-            ) from exc
-
-
-def _joined(address: str) -> Any:
-    """Return Ray, with this process part of the cluster."""
-    # Builds tell nobody of themselves.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as exc:
-        raise CommandError(
-            "--ray needs Ray, which is not installed: pip install 'vitrine[ray]'"
-        ) from exc
-    # A cluster that is there has its own dashboard and priorities.
-    started_here = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
-    options: dict[str, Any] = started_here if address == LOCAL else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
-        raise CommandError(
-            f"there is no Ray cluster at {address}: {str(exc).splitlines()[0]}"
-        ) from exc
-    return ray
 
 
 def _work_alone(work: Callable[[Any, Advance], Any], task: Any) -> Any:

@@ -142,7 +142,7 @@ def _make(source: Path, old: Manifest, staging: Path, num_shards: int, number: i
         (staging / PROBES_FILE).write_bytes((source / PROBES_FILE).read_bytes())
         items = [task.items for task in tasks]
         measure = ShardsMeasured(workers, staging, items, old.encoder.dim)
-        gate = choose(measure, old.gate.required_ann_recall_at_10)
+        gate = choose(measure, old.gate.required_ann_recall_at_10, num_shards)
     warn_below(gate)
     return _manifest(old, staging, items, gate, number)
 

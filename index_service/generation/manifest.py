@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from index_service.planner import Effort
+from index_service.planner import Effort, FirstTry
 from rpc.buckets import NUM_BUCKETS
 from rpc.errors import DataLoss, FailedPrecondition, NotFound
 
@@ -100,11 +100,13 @@ class GateEntry:
     search_p50_us: float
     rescored: int = 64
     """Candidates rescored for ten hits."""
+    first_try: FirstTry | None = None
+    """What searches for ten hits begin with; recall and time were measured with it."""
 
     @property
     def effort(self) -> Effort:
         """How hard its searches try."""
-        return Effort(self.ef_search, self.rescored)
+        return Effort(self.ef_search, self.rescored, self.first_try)
 
     @property
     def passed(self) -> bool:

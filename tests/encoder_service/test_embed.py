@@ -58,6 +58,16 @@ def test_row_i_is_the_vector_of_item_i(tmp_path, minilm_bundle, encoder):
     assert (described["items"], described["dim"]) == (133, 384)
 
 
+def test_a_cluster_makes_the_vectors_that_this_machine_would(tmp_path, minilm_bundle):
+    pytest.importorskip("ray")
+    bundle = load_bundle(minilm_bundle)
+    items = write_items(tmp_path / "items.arrow", titles(200))
+    embed(bundle, items, tmp_path / "cache", tmp_path / "here")
+    result = embed(bundle, items, tmp_path / "other-cache", tmp_path / "there", ray="local")
+    assert result["embedded"] == 200
+    np.testing.assert_array_equal(read_vectors(tmp_path / "here"), read_vectors(tmp_path / "there"))
+
+
 def test_second_build_embeds_only_what_is_new(tmp_path, minilm_bundle):
     bundle = load_bundle(minilm_bundle)
     half = write_items(tmp_path / "half.arrow", titles(60))

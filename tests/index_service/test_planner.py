@@ -1,6 +1,14 @@
 """Which way a query is searched."""
 
-from index_service.planner import Demand, Effort, PlanLimits, SearchPath, plan, wider
+from index_service.planner import (
+    Demand,
+    Effort,
+    FirstTry,
+    PlanLimits,
+    SearchPath,
+    plan,
+    wider,
+)
 
 LIMITS = PlanLimits(exact_rows_max=20_000, graph_selectivity_min=0.4, ef_filtered_max=2_048)
 ITEMS = 200_000
@@ -69,3 +77,39 @@ def test_too_few_found_means_wider_once_and_then_exact():
     assert (second.path, second.ef_search) == (SearchPath.HNSW_FILTERED, 1280)
     assert wider(second, LIMITS).path is SearchPath.EXACT_FILTERED
     assert wider(wider(way(), LIMITS), LIMITS).path is SearchPath.EXACT_SCAN
+
+
+FIRST = FirstTry(ef_search=30, score_enough=0.5, ef_search_wider=150)
+
+
+def way_with_first_try(wanted=10, matched=None, exact=False):
+    effort = Effort(ef_search=90, rescored=24, first_try=FIRST)
+    return plan(Demand(wanted, effort, exact), ITEMS, matched, LIMITS)
+
+
+def test_up_to_ten_hits_without_a_filter_begin_with_the_first_try():
+    assert (way_with_first_try().ef_search, way_with_first_try().candidates) == (30, 24)
+    assert way_with_first_try(wanted=3).ef_search == 30
+
+
+def test_more_hits_filters_and_exact_searches_have_no_first_try():
+    assert (way_with_first_try(wanted=11).ef_search, way_with_first_try(wanted=11).first_try) == (
+        90,
+        None,
+    )
+    assert way_with_first_try(matched=150_000).ef_search == 90
+    assert way_with_first_try(exact=True).first_try is None
+
+
+def test_an_ef_search_that_is_asked_for_has_no_first_try():
+    assert Effort(90, 24, FIRST).at(40) == Effort(40, 24)
+
+
+def test_only_low_scores_are_doubted_and_only_once():
+    first = way_with_first_try()
+    assert first.doubts(0.49)
+    assert not first.doubts(0.5)
+    second = wider(first, LIMITS)
+    assert (second.ef_search, second.last_try) == (150, False)
+    assert not second.doubts(0.0)
+    assert wider(second, LIMITS).ef_search == 600

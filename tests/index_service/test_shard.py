@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from index_service.filter import AllOf, Bound, Equals, NoneOf, Range
 from index_service.holdings import State
-from index_service.planner import PlanLimits, SearchPath
+from index_service.planner import Effort, FirstTry, PlanLimits, SearchPath
 from index_service.query import Query
+from index_service.shard import search_segment
 from rpc.buckets import bucket_of, shard_of
 from rpc.errors import FailedPrecondition, NotFound, ResourceExhausted
 from tests.index_service.catalogue import (
@@ -214,6 +215,34 @@ def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(random_h
     assert pairs(hits) == catalogue.best(catalogue.probes[0], 10, keep)
     assert hits.profile.path is SearchPath.EXACT_FILTERED
     assert hits.profile.rescored > 10
+
+
+@pytest.mark.parametrize(("score_enough", "as_with"), [(-1.0, 16), (1.1, 400)])
+def test_a_first_try_answers_unless_its_scores_are_too_low(
+    random_home, shard, score_enough, as_with
+):
+    queries = [Query(embedding=probe, fetch_k=5) for probe in random_home[1].probes]
+    first_try = Effort(100, 24, FirstTry(16, score_enough, 400))
+    with shard.hold(1) as hold:
+        tried, plain = (
+            search_segment(hold.segment, queries, effort, PlanLimits(), never)
+            for effort in (first_try, Effort(as_with, 24))
+        )
+    assert [pairs(hits) for hits in tried] == [pairs(hits) for hits in plain]
+    assert {hits.profile.ef_search for hits in tried} == {as_with}
+
+
+def test_each_query_of_a_batch_is_doubted_for_its_own_tenth_score(random_home, shard):
+    _, catalogue = random_home
+    queries = [Query(embedding=probe, fetch_k=3) for probe in catalogue.probes]
+    tenths = np.array([catalogue.best(probe, 10)[-1][1] for probe in catalogue.probes])
+    middle = float(np.median(tenths))
+    # So many candidates that all ten best are found at once.
+    effort = Effort(300, 64, FirstTry(250, middle, 400))
+    with shard.hold(1) as hold:
+        found = search_segment(hold.segment, queries, effort, PlanLimits(), never)
+    efs = [hits.profile.ef_search for hits in found]
+    assert efs == [400 if tenth < middle else 250 for tenth in tenths]
 
 
 def test_a_remembered_filter_gives_the_same_matches(random_home, shard):
