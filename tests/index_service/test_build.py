@@ -90,7 +90,7 @@ def test_a_generation_below_its_gate_is_built_and_says_so(tmp_path, capsys):
     catalogue = random_catalogue(3000, attributes=False)
     built = build(catalogue, tmp_path, m=4, ef_construction=8, required_recall=1.0)
     assert not manifest_of(tmp_path).gate.passed
-    assert built.ef_search == 1024
+    assert built.ef_search == 2048
     assert built.ann_recall_at_10 < 1.0
     assert "below the required 1.0" in capsys.readouterr().err
 
