@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel
@@ -28,7 +29,9 @@ def tiny_model(tmp_path_factory, minilm_model):
         max_position_embeddings=64,
         initializer_range=0.5,
     )
-    BertModel(config).save_pretrained(folder / "backbone")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)  # with which each test finds something to learn
+        BertModel(config).save_pretrained(folder / "backbone")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm_model / name, folder / "backbone" / name)
     transformer = Transformer(str(folder / "backbone"), max_seq_length=32)
