@@ -156,11 +156,11 @@ def _embed_missing(
     with (
         progress_bar("embedding", total=count) as advance,
         cache.writer() as writer,
-        embed_workers(encoder, ray) as workers,
+        embed_workers(encoder, ray) as embed_portions,
     ):
         for window in _windows(items, encoder.bundle, missing):
             portions = _portions(window)
-            vectors = workers.vectors([[text for text, _ in portion] for portion in portions])
+            vectors = embed_portions([[text for text, _ in portion] for portion in portions])
             for portion, embedded in zip(portions, vectors, strict=True):
                 writer.append(hashes[[row for _, row in portion]], embedded)
                 advance(len(portion))

@@ -1,123 +1,88 @@
 """Who embeds a catalogue's texts: threads of this process, or a Ray cluster; the same vectors."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoder_service.bundle import load_bundle
 from encoder_service.encoder import Encoder, load_encoder
+from encoder_service.layout import usable_cores
 from rpc import ray_cluster
 from rpc.errors import VitrineError
 from rpc.terminal import CommandError
 
 Halves = NDArray[np.float16]
+EmbedPortions = Callable[[Sequence[Sequence[str]]], Iterator[Halves]]
+"""Yields the vectors of each portion of texts, shape (n, dim), in order."""
 
 
-class EmbedWorkers(Protocol):
-    """Embeds portions of texts side by side."""
+def embed_workers(encoder: Encoder, ray: str) -> AbstractContextManager[EmbedPortions]:
+    """Return who embeds: the Ray cluster at an address, or this machine where that is empty.
 
-    def __enter__(self) -> "EmbedWorkers": ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def vectors(self, portions: Sequence[Sequence[str]]) -> Iterator[Halves]:
-        """Yield the vectors of each portion, shape (n, dim), in order."""
-        ...
+    Raises:
+        CommandError: (while entered) there is no cluster, one of its machines or processes is gone
+            or cannot load the bundle.
+    """
+    return _on_cluster(ray, encoder.bundle.folder) if ray else _on_threads(encoder)
 
 
-def embed_workers(encoder: Encoder, ray: str) -> EmbedWorkers:
-    """Return who embeds: the Ray cluster at an address, or this machine where that is empty."""
-    return RayEmbedders(ray, encoder.bundle.folder) if ray else EmbedThreads(encoder)
+@contextmanager
+def _on_threads(encoder: Encoder) -> Iterator[EmbedPortions]:
+    """Embed on a thread a core of this machine."""
+    threads = ThreadPoolExecutor(usable_cores(), "embed")
+    try:
+        yield lambda portions: threads.map(partial(_embedded, encoder), portions)
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-class EmbedThreads:
-    """A thread a core of this machine."""
+@contextmanager
+def _on_cluster(address: str, bundle: Path) -> Iterator[EmbedPortions]:
+    """Embed in a process a core of a Ray cluster, each with the bundle loaded.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "embed")
-
-    def __enter__(self) -> "EmbedThreads":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def vectors(self, portions: Sequence[Sequence[str]]) -> Iterator[Halves]:
-        """Yield the vectors of each portion, in order."""
-        return self._threads.map(lambda texts: _embedded(self._encoder, texts), portions)
-
-
-class RayEmbedders:
-    """A process a core of a Ray cluster, each with the bundle loaded."""
-
-    def __init__(self, address: str, bundle: Path) -> None:
-        """Join the cluster, and load the bundle on each of its cores.
-
-        Args:
-            address: host:port or ray://host:port, or `ray_cluster.LOCAL`.
-            bundle: folder of the bundle, at the same path on every machine.
-
-        Raises:
-            CommandError: there is no cluster.
-        """
-        self._ray = ray_cluster.joined(address)
-        remote = self._ray.remote(num_cpus=1)(_Embedder)
+    Args:
+        address: host:port or ray://host:port, or `ray_cluster.LOCAL`.
+        bundle: folder of the bundle, at the same path on every machine.
+    """
+    ray = ray_cluster.joined(address)
+    try:
+        remote = ray.remote(num_cpus=1)(_Embedder)
         path = str(bundle.absolute())
-        self._embedders = [remote.remote(path) for _ in range(ray_cluster.cores(self._ray))]
-
-    def __enter__(self) -> "RayEmbedders":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+        embedders = [remote.remote(path) for _ in range(ray_cluster.cores(ray))]
+        yield partial(_in_order, ray, embedders)
+    finally:
         # Leaves the cluster, and ends it if it was started here.
-        self._ray.shutdown()
+        ray.shutdown()
 
-    def vectors(self, portions: Sequence[Sequence[str]]) -> Iterator[Halves]:
-        """Yield the vectors of each portion, in order.
 
-        Raises:
-            CommandError: a machine or process is gone, or cannot load the bundle.
-        """
-        waiting: dict[Any, int] = {}
-        done: dict[int, Halves] = {}
-        free = list(self._embedders)
-        busy: dict[Any, Any] = {}
-        given = taken = 0
-        while taken < len(portions):
-            # Each embedder has one portion; the next goes to whichever is done first.
-            while free and given < len(portions):
-                embedder = free.pop()
-                reference = embedder.embed.remote(portions[given])
-                waiting[reference], busy[reference] = given, embedder
-                given += 1
-            [reference], _ = self._ray.wait(list(waiting))
-            done[waiting.pop(reference)] = ray_cluster.result(self._ray, reference)
-            free.append(busy.pop(reference))
-            while taken in done:
-                yield done.pop(taken)
-                taken += 1
+def _in_order(
+    ray: Any, embedders: Sequence[Any], portions: Sequence[Sequence[str]]
+) -> Iterator[Halves]:
+    """Give each portion to whichever embedder is free first; yield what they make, in order."""
+    waiting: dict[Any, int] = {}
+    busy: dict[Any, Any] = {}
+    done: dict[int, Halves] = {}
+    free = list(embedders)
+    given = taken = 0
+    while taken < len(portions):
+        while free and given < len(portions):
+            embedder = free.pop()
+            reference = embedder.embed.remote(portions[given])
+            waiting[reference], busy[reference] = given, embedder
+            given += 1
+        [reference], _ = ray.wait(list(waiting))
+        done[waiting.pop(reference)] = ray_cluster.result(ray, reference)
+        free.append(busy.pop(reference))
+        while taken in done:
+            yield done.pop(taken)
+            taken += 1
 
 
 class _Embedder:

@@ -5,8 +5,8 @@ system. So a query is not held up by the item texts that are being run, however 
 kernel takes the core away from them. Texts of a lower lane are only begun while none of a higher
 lane waits.
 
-A short query that finds the pool idle is run where it arrives, by the event loop: two hand-overs to
-a thread and back are a tenth of its time.
+A short query that finds the pool idle is run where it arrives, by the event loop, which spares it
+the way to a thread and back.
 """
 
 import asyncio

@@ -3,7 +3,28 @@
 from collections.abc import Sequence
 from random import Random
 
+from training.recipe import AnyRecipe
+
 Batch = list[int]
+
+
+def batches_of(
+    recipe: AnyRecipe,
+    groups: Sequence[str],
+    texts: Sequence[str],
+    epoch: int,
+    *,
+    product_once: bool = False,
+) -> list[Batch]:
+    """Return the batches of an epoch, 0-based, as a recipe says; see `make_batches`."""
+    return make_batches(
+        groups,
+        [len(text) for text in texts],
+        recipe.batches.size,
+        product_once=product_once,
+        bucket=recipe.batches.bucket,
+        seed=f"{recipe.run.seed} {epoch}",
+    )
 
 
 def make_batches(

@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rpc.terminal import CommandError, progress_bar
-from training.batches import Batch, make_batches
+from training.batches import Batch, batches_of
 from training.beir import Collection
 from training.examples import Examples
 from training.losses import Features, Loss, build_loss
@@ -53,13 +53,12 @@ class BiEncoderTask:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch, 0-based."""
-        return make_batches(
+        return batches_of(
+            self.recipe,
             self.examples.groups,
-            [len(query) for query in self.examples.queries],
-            self.recipe.batches.size,
+            self.examples.queries,
+            epoch,
             product_once=self.recipe.batches.product_once,
-            bucket=self.recipe.batches.bucket,
-            seed=f"{self.recipe.run.seed} {epoch}",
         )
 
     def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rpc.terminal import progress_bar
-from training.batches import Batch, make_batches
+from training.batches import Batch, batches_of
 from training.beir import Collection
 from training.bi_encoder_task import embed, features_of, fingerprint_of, load_to_train
 from training.examples import Examples
@@ -70,14 +70,7 @@ class DistillTask:
     def batches(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch, 0-based."""
         texts = self.lesson.texts
-        return make_batches(
-            texts,
-            [len(text) for text in texts],
-            self.recipe.batches.size,
-            product_once=False,
-            bucket=self.recipe.batches.bucket,
-            seed=f"{self.recipe.run.seed} {epoch}",
-        )
+        return batches_of(self.recipe, texts, texts, epoch)
 
     def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:
         """Return 1 - cosine to the teacher's vectors, the mean of a batch."""

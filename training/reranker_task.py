@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rpc.terminal import progress_bar
-from training.batches import Batch, make_batches
+from training.batches import Batch, batches_of
 from training.beir import Collection
 from training.bi_encoder_task import fingerprint_of
 from training.embeddings import TextEncoder, embed_as
@@ -71,14 +71,7 @@ class RerankerTask:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch, 0-based."""
-        return make_batches(
-            self.examples.groups,
-            [len(query) for query in self.examples.queries],
-            self.recipe.batches.size,
-            product_once=False,
-            bucket=self.recipe.batches.bucket,
-            seed=f"{self.recipe.run.seed} {epoch}",
-        )
+        return batches_of(self.recipe, self.examples.groups, self.examples.queries, epoch)
 
     def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:
         """Return a batch's loss."""

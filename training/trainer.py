@@ -1,7 +1,7 @@
 """A training run, step by step: it evaluates itself, keeps the best, and goes on where it was.
 
-What is learned is a `Task`'s: a bi-encoder (`training.bi_encoder_task`) or a reranker
-(`training.reranker_task`), or a query encoder (`training.distill_task`).
+What is learned is a `Task`'s: a bi-encoder (`training.bi_encoder_task`), a reranker
+(`training.reranker_task`) or a query encoder (`training.distill_task`).
 """
 
 import math

@@ -25,9 +25,8 @@ _READ_ITEMS = "SELECT item_id, item FROM items WHERE item_id IN ({})"
 _PARAMETERS_MAX = 100
 _MANY = "SELECT value FROM json_each(?)"
 _PREFIX = "sqlite://"
-# The event loop reads a page of items itself, which takes a tenth of a millisecond; to hand it to a
-# thread and back takes twice that. After a read that was not short, the file being slow or cold,
-# the thread does it for a while.
+# The event loop reads a page of items itself, which is sooner done than handed to a thread and
+# back. After a read that was not short, the file being slow or cold, the thread reads for a while.
 _SHORT_READ_S = 0.002
 _LOOP_SPARED_S = 1.0
 _LOCK_TIMEOUT_S = 1.0
