@@ -5,6 +5,7 @@ import rpc.io_engine  # noqa: F401 - before grpc
 # isort: split
 
 import asyncio
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -145,7 +146,12 @@ def _shown(encoder: Encoder, check: ReferenceCheck) -> dict[str, Any]:
         "quantization": encoder.bundle.quantization,
         "reference_cosine": round(check.mean, 6),
         "cpu_features": ", ".join(encoder.cpu_features),
+        "every_core_from_tokens": _finite(encoder.session.spread_from),
     }
+
+
+def _finite(tokens: float) -> int | str:
+    return "never" if math.isinf(tokens) else int(tokens)
 
 
 def _shown_reranker(reranker: Reranker, check: PairCheck) -> dict[str, Any]:

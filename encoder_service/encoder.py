@@ -75,4 +75,6 @@ def load_encoder(bundle: EncoderBundle, layout: Layout = Layout.THROUGHPUT) -> E
     tokenizer = Tokenizer(bundle)
     session = Session(bundle, output=_OUTPUT, width=bundle.dim, layout=layout)
     require_fit(bundle, tokenizer, session)
+    if layout is Layout.AUTO:
+        session.measure_spread(bundle.max_tokens)
     return Encoder(bundle, tokenizer, session, read_references(bundle), cpu_features())

@@ -1,5 +1,6 @@
 """ONNX Runtime with every option that matters written out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from encoder_service.bundle import EncoderBundle
-from encoder_service.layout import Layout, usable_cores
+from encoder_service.layout import Layout, spread_from, usable_cores
 from encoder_service.tokenizer import Tokens
 from rpc.errors import DataLoss
 
@@ -25,6 +26,9 @@ class Session:
 
     The weights are in memory once, whatever the number of threads, which also share them in the
     processor's cache. A layout that gives a lone text every core has them a second time.
+
+    Attributes:
+        spread_from: tokens from which a lone text gets every core; infinite where none does.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Session:
         spread = layout is not Layout.THROUGHPUT and cores > 1
         self._wide = _open(bundle.model_path, threads=cores) if spread else None
         self._has_types = any(value.name == _TYPES for value in self._narrow.get_inputs())
+        self.spread_from = 0.0 if spread else float("inf")
 
     def run(self, tokens: Tokens, *, alone: bool = False) -> Any:
         """Return what the graph makes of one text: a float32 array of shape (width,), or a float32.
@@ -64,22 +69,43 @@ class Session:
             tokens: of one text or pair.
             alone: whether it may have every core, where the layout provides for that.
         """
-        feed = {_IDS: tokens.ids, _MASK: np.ones_like(tokens.ids)}
-        if self._has_types:
-            feed[_TYPES] = np.zeros_like(tokens.ids) if tokens.types is None else tokens.types
-        session = self._wide if alone and self._wide is not None else self._narrow
-        return session.run(self._output, feed)[0][0]
+        session = self._narrow
+        if alone and self._wide is not None and tokens.ids.size >= self.spread_from:
+            session = self._wide
+        return self._run_in(session, tokens)
+
+    def measure_spread(self, max_tokens: int) -> None:
+        """Give lone texts every core only where that is faster here; call it while nothing runs."""
+        if self._wide is None:
+            return
+        narrow, wide = (
+            lambda tokens, session=session: self._run_in(session, _any_text(tokens))
+            for session in (self._narrow, self._wide)
+        )
+        self.spread_from = spread_from(narrow, wide, max_tokens)
+        if math.isinf(self.spread_from):
+            self._wide = None
 
     def warm(self, lengths: Sequence[int]) -> None:
         """Run once at each length on every core layout there is, longest first.
 
-        The longest text makes the arena as large as it will be, so memory stays flat from here on.
+        The longest text takes as much memory as any will, so memory stays flat from here on.
         """
         for length in sorted(lengths, reverse=True):
-            tokens = Tokens(np.ones((1, length), dtype=np.int64), truncated=False)
+            tokens = _any_text(length)
             self.run(tokens)
             if self._wide is not None:
                 self.run(tokens, alone=True)
+
+    def _run_in(self, session: Any, tokens: Tokens) -> Any:
+        feed = {_IDS: tokens.ids, _MASK: np.ones_like(tokens.ids)}
+        if self._has_types:
+            feed[_TYPES] = np.zeros_like(tokens.ids) if tokens.types is None else tokens.types
+        return session.run(self._output, feed)[0][0]
+
+
+def _any_text(length: int) -> Tokens:
+    return Tokens(np.ones((1, length), dtype=np.int64), truncated=False)
 
 
 def _open(path: Path, threads: int) -> Any:
@@ -101,9 +127,11 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Patterns are kept for each new length and never given back.
+    # Patterns are kept for each new length and never given back. An arena has one lock for all
+    # threads that run the session, and every node takes it twice; malloc has a heap for each
+    # (benchmarks/results/encoder_layout_minilm.json).
     options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = True
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return options
 

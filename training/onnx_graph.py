@@ -1,4 +1,4 @@
-"""Small rewrites of ONNX graphs: what an exporter leaves behind is removed, parts are fused."""
+"""Small rewrites of ONNX graphs: what an exporter leaves behind is removed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 MICROSOFT = "com.microsoft"
 
@@ -30,28 +30,6 @@ def tidy(model: Any, output_name: str) -> None:
         del node.metadata_props[:]
 
 
-def fuse_skip_layer_norm(graph: Any) -> None:
-    """Join each residual Add with the LayerNormalization behind it; prune afterwards."""
-    readers = readers_of(graph)
-    adds = {node.output[0]: node for node in graph.node if node.op_type == "Add"}
-    constants = weights_of(graph)
-    for node in graph.node:
-        add = adds.get(node.input[0]) if node.op_type == "LayerNormalization" else None
-        if add is None or len(readers[add.output[0]]) != 1 or not _is_last_axis(node):
-            continue
-        if any(name in constants for name in add.input) or len(node.input) < 3:
-            continue
-        epsilon = attribute(node, "epsilon", 1e-5)
-        fused = helper.make_node(
-            "SkipLayerNormalization",
-            [*add.input, node.input[1], node.input[2]],
-            [node.output[0]],
-            domain=MICROSOFT,
-            epsilon=epsilon,
-        )
-        node.CopyFrom(fused)
-
-
 def weights_of(graph: Any) -> dict[str, Any]:
     """Return a graph's initializers by name."""
     return {tensor.name: tensor for tensor in graph.initializer}
@@ -64,14 +42,6 @@ def readers_of(graph: Any) -> Mapping[str, list[Any]]:
         for name in node.input:
             readers[name].append(node)
     return readers
-
-
-def attribute(node: Any, name: str, default: Any) -> Any:
-    """Return a node's attribute."""
-    for entry in node.attribute:
-        if entry.name == name:
-            return helper.get_attribute_value(entry)
-    return default
 
 
 def prune(graph: Any) -> None:
@@ -129,7 +99,3 @@ def _rename_output(graph: Any, name: str) -> None:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
     output.name = name
-
-
-def _is_last_axis(node: Any) -> bool:
-    return int(attribute(node, "axis", -1)) == -1

@@ -27,7 +27,6 @@ from training.matrices import Matrix, find_matrices, quantize_columns, quantize_
 from training.onnx_graph import (
     MICROSOFT,
     add_tensor,
-    fuse_skip_layer_norm,
     prune,
     replace_nodes,
     weights_of,
@@ -118,7 +117,6 @@ def quantize_graph(model: Any, plans: Mapping[str, Plan], *, embeddings: bool = 
             _replace_matrix(graph, matrix, plan.channels)
     if embeddings:
         _quantize_embeddings(graph)
-    fuse_skip_layer_norm(graph)
     prune(graph)
     _require_domain(copy)
     return copy

@@ -30,7 +30,7 @@ def cosine_of_rows(left, right):
 
 @pytest.fixture
 def pool(encoder):
-    """The shipped configuration: a lone query may take every core, others take one each."""
+    """A lone query takes every core, others take one each."""
     pool = WorkerPool(
         dict.fromkeys((Lane.QUERY, Lane.ITEM), encoder),
         workers=2,
