@@ -43,13 +43,13 @@ class Candidate:
     workers: int
     sessions: int
     spin_us: int
-    arena: bool = True
+    arena: bool = False
 
     @property
     def name(self) -> str:
         """Return a short name."""
         spin = {NO_SPIN: "no spinning", SPIN: "spinning"}.get(self.spin_us, f"{self.spin_us} us")
-        arena = "" if self.arena else ", no arena"
+        arena = ", arena" if self.arena else ""
         return (
             f"{self.threads} threads a text, {self.workers} workers, {self.sessions} sessions, "
             f"{spin}{arena}"
@@ -61,7 +61,7 @@ def candidates(cores: int) -> list[Candidate]:
     return [
         Candidate(1, cores, 1, NO_SPIN),
         Candidate(1, cores, cores, NO_SPIN),
-        Candidate(1, cores, 1, NO_SPIN, arena=False),
+        Candidate(1, cores, 1, NO_SPIN, arena=True),
         Candidate(1, 2 * cores, 1, NO_SPIN),
         Candidate(cores, 1, 1, NO_SPIN),
         Candidate(cores, 1, 1, 50),

@@ -4,10 +4,10 @@ import rpc.io_engine  # noqa: F401 - before grpc
 
 # isort: split
 
-import asyncio
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -25,6 +25,7 @@ from rpc.server import ServiceServer, software_version
 from rpc.settings import read_settings
 from rpc.telemetry import RpcMetrics, configure_logging, get_logger
 from rpc.terminal import CommandError, errors_as_sentences
+from rpc.threads import Threads
 
 ROLE = "encoder"
 
@@ -49,12 +50,11 @@ async def serve(settings: EncoderSettings) -> None:
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(service, server.grpc)
     encode = (encoder_pb2.EncodeRequest.FromString, service.Encode)
     server.offer_exchange({"/vitrine.v1.EncoderService/Encode": encode})
-    loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-encoder")
+    loader = Threads("load-encoder", 1)
     opened: list[Models] = []
 
     async def ready() -> None:
-        loop = asyncio.get_running_loop()
-        models, shown = await loop.run_in_executor(loader, prepare, settings, metrics)
+        models, shown = await loader.run(partial(prepare, settings, metrics))
         opened.append(models)
         metrics.watch(models.pool)
         service.open(models)
@@ -67,7 +67,19 @@ async def serve(settings: EncoderSettings) -> None:
     finally:
         for models in opened:
             models.pool.close()
-        loader.shutdown(wait=True)
+        loader.close()
+    if not opened:
+        _leave_while_loading()
+
+
+def _leave_while_loading() -> None:
+    """End a drained process whose model is still being loaded.
+
+    An orderly exit would wait for a thread inside onnxruntime, or be aborted by it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def prepare(settings: EncoderSettings, metrics: EncoderMetrics) -> tuple[Models, dict[str, Any]]:

@@ -350,6 +350,21 @@ def test_process_serves_shows_metrics_and_stops_when_told(tmp_path, minilm_bundl
         process.kill()
 
 
+def test_process_that_is_told_to_stop_while_it_loads_does_not_finish_loading(
+    tmp_path, minilm_bundle
+):
+    process = start(minilm_bundle, tmp_path)
+    try:
+        logged(process, "listening")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert '"event":"stopped"' in errors
+        assert '"event":"serving"' not in errors
+    finally:
+        process.kill()
+
+
 def test_process_refuses_noise_unless_overridden(tmp_path, noisy_bundle):
     refused = start(noisy_bundle, tmp_path)
     _, errors = refused.communicate(timeout=60)
