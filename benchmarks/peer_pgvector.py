@@ -1,6 +1,7 @@
 """PostgreSQL with pgvector, from the pgserver package: a server without a package manager."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,8 @@ class Pgvector:
         self._start()
         with self._connection() as connection:
             self._register(connection)
+            # It says so when a graph does not fit into maintenance_work_mem.
+            connection.add_notice_handler(lambda told: print(told.message_primary, file=sys.stderr))
             connection.execute(
                 "CREATE TABLE items (item_id text PRIMARY KEY, title text, attributes text, "
                 f"embedding vector({self._options.dim}))"

@@ -102,7 +102,7 @@ def ratios(own: Sequence[float], peers: Mapping[str, Sequence[float]]) -> dict[s
     """Return the median over rounds of Vitrine's rate over the peers' in the same round.
 
     >>> ratios([10.0, 12.0, 30.0], {"a": [5.0, 6.0, 10.0], "b": [2.0, 3.0, 5.0]})
-    {'to_each': {'a': 2.0, 'b': 4.0}, 'to_best': 2.0, 'to_median': 2.86}
+    {'to_each': {'a': 2.0, 'b': 5.0}, 'to_best': 2.0, 'to_median': 2.86}
     """
     if not peers:
         return {"to_each": {}, "to_best": None, "to_median": None}

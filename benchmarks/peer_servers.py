@@ -1,5 +1,6 @@
 """Peers that are servers of their own: Chroma and Milvus Lite."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from benchmarks.peer_engines import (
 )
 
 T = TypeVar("T")
-_START_S = 120.0
+_START_S, _STOP_S = 120.0, 600.0
 _NAME = "items"
 
 
@@ -144,6 +145,10 @@ class MilvusLite:
             ]
             client.insert(_NAME, rows)
         client.flush(_NAME)
+        # Segments are merged in the background, which ends before the server does: indexes are
+        # of what remains.
+        self.close()
+        client = self._start()
         index = client.prepare_index_params()
         index.add_index("vector", index_type="HNSW", metric_type="IP", params=self._index)
         client.create_index(_NAME, index)
@@ -230,12 +235,12 @@ def answering(server: subprocess.Popen[bytes], connect: Callable[[], T]) -> T:
 
 
 def stop(server: subprocess.Popen[bytes] | None) -> None:
-    """Stop a server and wait for its end."""
+    """Stop a server as Ctrl-C does, which lets it finish what it is at; wait for its end."""
     if server is None:
         return
-    server.terminate()
+    server.send_signal(signal.SIGINT)
     try:
-        server.wait(timeout=60)
+        server.wait(timeout=_STOP_S)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

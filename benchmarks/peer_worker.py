@@ -7,6 +7,7 @@ answers each with a line on stdout. `Worker` is the other end.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from benchmarks.peer_engines import (
 from benchmarks.report import percentile, resident, resident_of
 
 ROOT = Path(__file__).parents[1]
+_WARMING_S = 0.5
 
 
 class Failed(Exception):
@@ -134,7 +136,7 @@ class Bench:
         self.engine.tune(effort)
         ids, took_ms = [], []
         with self.engine.searcher() as search:
-            search(self._queries[start])
+            self._warm(search)
             for query in self._queries[start:stop]:
                 sent_s = time.perf_counter()
                 found = search(query)
@@ -147,11 +149,20 @@ class Bench:
         self.engine.tune(effort)
         with ExitStack() as stack:
             searches = [stack.enter_context(self.engine.searcher()) for _ in range(callers)]
+            self._warm(searches[0])
             asks = [self._ask(search) for search in searches]
             wanted: Sequence[Any] = self._texts if self._encode else list(self._queries)
             rates = _timed(asks, wanted, seconds, start)
             # Before connections are closed.
             return {**rates, "memory": self._memory()}
+
+    def _warm(self, search: Search) -> None:
+        """Search for what is judged: an engine may just have been started."""
+        stop_s = time.perf_counter() + _WARMING_S
+        for query in self._queries:
+            search(query)
+            if time.perf_counter() > stop_s:
+                return
 
     def _memory(self) -> dict[str, Any]:
         """Return what the engine's processes hold, or what this one holds more of with it."""
@@ -288,6 +299,8 @@ def _failure_told(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Load the engine and end, or do as told until stdin ends."""
+    # Servers are stopped by SIGINT, which a job in the background may have inherited as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Libraries print what they like: the answers get the real stdout, everything else stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

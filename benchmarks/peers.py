@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,7 +176,7 @@ def compared(
     targets = course.options.targets
     try:
         for contender in contenders:
-            contender.attempt(lambda system, to=contender: _tune(to, system, course))
+            contender.attempt(partial(_tune, contender, course))
         for number in range(course.options.rounds):
             # Nobody is always first.
             turn = [
@@ -196,7 +197,7 @@ def compared(
     }
 
 
-def _tune(contender: Contender, system: System, course: Course) -> None:
+def _tune(contender: Contender, course: Course, system: System) -> None:
     """Find the effort for each recall required, and what it finds for other queries."""
     tuning, allowance = course.options.tuning_queries, course.options.allowance
     known: dict[Effort, tuple[float, float]] = {}
