@@ -128,7 +128,8 @@ class MilvusLite:
 
         self._options, self._types = options, DataType
         self._server: subprocess.Popen[bytes] | None = None
-        self._connect = lambda: MilvusClient(f"http://127.0.0.1:{options.port}")
+        self._new_client = lambda: MilvusClient(f"http://127.0.0.1:{options.port}")
+        self._client: Any = None
         self._ef = TOP_K
         self.versions = versions_of("milvus-lite", "pymilvus", "faiss-cpu")
         self._index = {"M": options.m, "efConstruction": options.ef_construction}
@@ -156,8 +157,7 @@ class MilvusLite:
 
     def open(self) -> None:
         """Start the server and have it load the collection."""
-        self._client = self._start()
-        self._client.load_collection(_NAME)
+        self._start().load_collection(_NAME)
 
     def tune(self, effort: Effort) -> None:
         """Keep ef for the searches to come."""
@@ -188,8 +188,16 @@ class MilvusLite:
         return [self._server.pid] if self._server else []
 
     def close(self) -> None:
-        """Stop the server."""
+        """Stop the server, its client first."""
+        if self._client is not None:
+            self._client.close()
         stop(self._server)
+
+    def _connect(self) -> Any:
+        client = self._new_client()
+        # A client may come with the connection of an earlier one, to a server not up yet.
+        client.list_collections()
+        return client
 
     def _schema(self, client: Any) -> Any:
         schema = client.create_schema(auto_id=False)
@@ -206,7 +214,8 @@ class MilvusLite:
             "milvus-lite", "server", "--data-dir", str(folder), "--host", "127.0.0.1",
             "--port", str(port),
         )  # fmt: skip
-        return answering(self._server, self._connect)
+        self._client = answering(self._server, self._connect)
+        return self._client
 
 
 def start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
