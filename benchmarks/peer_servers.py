@@ -128,7 +128,9 @@ class MilvusLite:
 
         self._options, self._types = options, DataType
         self._server: subprocess.Popen[bytes] | None = None
-        self._new_client = lambda: MilvusClient(f"http://127.0.0.1:{options.port}")
+        self._new_client: Callable[[], Any] = lambda: MilvusClient(
+            f"http://127.0.0.1:{options.port}"
+        )
         self._client: Any = None
         self._ef = TOP_K
         self.versions = versions_of("milvus-lite", "pymilvus", "faiss-cpu")
