@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rpc.cpu import cpu_features
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,6 +63,32 @@ def anonymous_bytes(process: int | str = "self") -> int:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     [kibibytes] = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
     return 1024 * kibibytes
+
+
+def resident(process: int | str = "self") -> dict[str, int]:
+    """Return the bytes that a process has in memory, its share of what it shares with others.
+
+    "anonymous" leaves out what is read from files, and can be read again.
+    """
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    parts = {
+        name: 1024 * int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)
+    }
+    return {
+        "resident_bytes": parts["Pss"],
+        "anonymous_bytes": parts["Pss_Anon"] + parts["Pss_Shmem"],
+    }
+
+
+def resident_of(processes: Sequence[int]) -> dict[str, int]:
+    """Return the same of processes and all their children together."""
+    trees = [
+        [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] for pid in processes
+    ]
+    found = [resident(process.pid) for tree in trees for process in tree]
+    return {
+        kind: sum(each[kind] for each in found) for kind in ("resident_bytes", "anonymous_bytes")
+    }
 
 
 def write_result(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:

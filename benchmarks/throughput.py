@@ -90,23 +90,37 @@ def measure(home: Path, address: str, options: argparse.Namespace) -> dict[str, 
 
 
 async def load(
-    address: str, queries: Iterator[str], callers: int, seconds: float
+    address: str,
+    queries: Iterator[str],
+    callers: int,
+    seconds: float,
+    like: search_pb2.SearchRequest | None = None,
 ) -> tuple[float, list[float]]:
-    """Return searches a second and each search's milliseconds, callers searching back to back."""
+    """Return searches a second and each search's milliseconds, callers searching back to back.
+
+    Requests are like one given, but for the text.
+    """
     channels = [
         grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         for _ in range(-(-callers // CALLERS_PER_CHANNEL))
     ]
     stubs = [search_pb2_grpc.SearchServiceStub(channel) for channel in channels]
     took_ms: list[float] = []
-    await asyncio.gather(*(s.Search(search_pb2.SearchRequest(text=next(queries))) for s in stubs))
+
+    def request() -> search_pb2.SearchRequest:
+        made = search_pb2.SearchRequest(text=next(queries))
+        if like is not None:
+            made.MergeFrom(like)
+        return made
+
+    await asyncio.gather(*(stub.Search(request()) for stub in stubs))
     started_s = time.perf_counter()
     stop_s = started_s + seconds
 
     async def call(number: int) -> None:
         search = stubs[number % len(stubs)].Search
         while (sent_s := time.perf_counter()) < stop_s:
-            await search(search_pb2.SearchRequest(text=next(queries)))
+            await search(request())
             took_ms.append((time.perf_counter() - sent_s) * 1e3)
 
     await asyncio.gather(*(call(number) for number in range(callers)))
