@@ -129,7 +129,7 @@ def _options(threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Patterns are kept for each new length and never given back. An arena has one lock for all
     # threads that run the session, and every node takes it twice; malloc has a heap for each
-    # (training/LOG.md, "One session, several threads").
+    # (benchmarks/results/encoder_layout_minilm_vnni.json).
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
