@@ -23,6 +23,8 @@ def open_channel(target: str, message_bytes_max: int) -> grpc.aio.Channel:
             ("grpc.max_send_message_length", message_bytes_max),
             ("grpc.max_receive_message_length", message_bytes_max),
             ("grpc.service_config", _SERVICE_CONFIG),
+            # No other channel's failed attempts at an address hold this one up.
+            ("grpc.use_local_subchannel_pool", 1),
             # A peer that is stopped, not closed, is noticed by its silence.
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 5_000),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.examples import Examples
 from training.losses import Features, Loss, build_loss
 from training.mining import mine, window_of
 from training.model_source import find_model
+from training.principal_directions import principal_directions, turned
 from training.ranking import evaluate_vectors
 from training.recipe import AnyRecipe, Recipe
 from training.torch_encoder import load_model, prompts_of
@@ -23,6 +25,8 @@ from training.trainer import best_device, freeze, shorten
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+
+DIRECTIONS_TEXTS_MAX = 8192
 
 
 @dataclass(slots=True)
@@ -89,6 +93,18 @@ class BiEncoderTask:
             window_of(wanted),
             seed=self.recipe.run.seed + epoch,
         )
+
+    def finished(self) -> Any:
+        """Return the model as it is written: with its own limit, turned where that is asked for."""
+        model = self.model.eval()
+        if self.recipe.model.principal_directions:
+            texts = Random(self.recipe.run.seed).sample(  # noqa: S311 - repeatable on purpose
+                self.examples.items, min(DIRECTIONS_TEXTS_MAX, len(self.examples.items))
+            )
+            vectors = embed(model, texts, self.recipe.batches.mini_batch)
+            model = turned(model, principal_directions(vectors))
+        model.max_seq_length = self.whole_tokens
+        return model
 
 
 def prepare_task(

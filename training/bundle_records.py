@@ -12,6 +12,7 @@ from typing import Any
 from rpc.terminal import CommandError
 from training.bundle_files import ENCODER_FILE, amend, read_description
 from training.fusion import RRF_K
+from training.short_queries import SHORT_WORDS_MAX
 from training.system_notation import Written
 from training.systems import TUNED_ON, Opened
 
@@ -80,8 +81,8 @@ def _fusion_fields(
             continue
         dense, lexical = (by_name[part] for part in system.parts)
         field = fields.setdefault(Path(dense.source), {"tuned_on": dict(results["dev"])})
-        k = {"k": RRF_K} if system.kind == "rrf" else {}
-        field[system.kind] = {**k, **opened[system.name].options}
+        fixed = {"k": RRF_K} if system.kind == "rrf" else {"short_words_max": SHORT_WORDS_MAX}
+        field[system.kind] = {**fixed, **opened[system.name].options}
         field["bm25"] = dict(opened[lexical.name].options)
     return fields
 

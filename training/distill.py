@@ -46,7 +46,7 @@ def distill(
             "teacher": encoder.name,
             "dev": describe_dev(dev) | {"teacher_recall_at_10": round(recall_of(task, queries), 4)},
         }
-        return carry_out(prepare(recipe, task, out), facts, task.whole_tokens)
+        return carry_out(prepare(recipe, task, out), facts)
 
 
 def ask_teacher(

@@ -5,7 +5,6 @@ Items stay as the teacher embedded them; only what is typed goes through the stu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ from training.beir import Collection
 from training.bi_encoder_task import embed, features_of, fingerprint_of, load_to_train
 from training.examples import Examples
 from training.losses import embed_by_length
+from training.principal_directions import kept_modules, with_linear
 from training.ranking import evaluate_vectors
 from training.recipe import DistillRecipe
+from training.short_queries import few_words
 from training.torch_encoder import prompts_of
 from training.trainer import freeze, shorten
 
@@ -29,7 +30,6 @@ Rows = NDArray[np.int64]
 
 PROJECTION_TEXTS_MAX = 4096
 PROJECTION_RIDGE = 1e-3
-WORDS_A_QUERY = (2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,11 @@ class DistillTask:
         """Return None: a student has no negatives."""
         return None
 
+    def finished(self) -> Any:
+        """Return the model as it is written: with its own limit."""
+        self.model.max_seq_length = self.whole_tokens
+        return self.model
+
 
 def recall_of(task: DistillTask, queries: Floats) -> float:
     """Return recall@10 of queries of dev over the teacher's items."""
@@ -106,18 +111,6 @@ def texts_of(recipe: DistillRecipe, examples: Examples) -> tuple[str, ...]:
         "words": [few_words(title) for title in examples.items],
     }
     return tuple(dict.fromkeys(text for kind in recipe.data.texts for text in kinds[kind]))
-
-
-def few_words(title: str) -> str:
-    """Return two to four words of a title in their order, as one might type them.
-
-    >>> few_words("Acme Waterproof Rain Boots for Women")
-    'acme rain for women'
-    """
-    words = title.lower().split()
-    draw = Random(title)  # noqa: S311 - repeatable on purpose
-    places = draw.sample(range(len(words)), min(draw.randint(*WORDS_A_QUERY), len(words)))
-    return " ".join(words[place] for place in sorted(places))
 
 
 def prepare_task(
@@ -148,27 +141,16 @@ def with_projection(model: Any, lesson: Lesson, recipe: DistillRecipe) -> Any:
     It starts from the least squares over the first texts, so that training starts near its end.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-    kept = [module for module in model if type(module).__name__ != "Normalize"]
-    pooled = SentenceTransformer(modules=kept, device=str(model.device), prompts=model.prompts)
+    pooled = SentenceTransformer(
+        modules=kept_modules(model), device=str(model.device), prompts=model.prompts
+    )
     texts = list(lesson.texts[:PROJECTION_TEXTS_MAX])
     vectors = pooled.encode(
         texts, prompt="", batch_size=recipe.batches.mini_batch, show_progress_bar=False
     )
     weight, bias = least_squares(vectors.astype(np.float32), lesson.vectors[: len(texts)])
-    dense = Dense(
-        weight.shape[1],
-        weight.shape[0],
-        activation_function=torch.nn.Identity(),
-        init_weight=torch.from_numpy(weight),
-        init_bias=torch.from_numpy(bias),
-    )
-    whole = SentenceTransformer(
-        modules=[*kept, dense, Normalize()], device=str(model.device), prompts=model.prompts
-    )
-    whole.max_seq_length = model.max_seq_length
-    return whole
+    return with_linear(model, weight, bias)
 
 
 def least_squares(inputs: Floats, outputs: Floats) -> tuple[Floats, Floats]:

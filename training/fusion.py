@@ -37,17 +37,26 @@ def reciprocal_ranks(
     ]
 
 
-def weighted_scores(dense: Hits, lexical: Hits, alpha: float) -> list[dict[int, float]]:
+def weighted_scores(
+    dense: Hits, lexical: Hits, alpha: float | Sequence[float]
+) -> list[dict[int, float]]:
     """Return each query's row -> alpha x dense + (1 - alpha) x lexical score.
 
     Each side is scaled to 0..1 over its candidates; what a side did not find has 0 there.
+
+    Args:
+        dense: what one side found.
+        lexical: what the other found; a score of 0 is no hit.
+        alpha: of all queries, or one for each.
     """
+    alphas = np.broadcast_to(alpha, len(dense.rows)).tolist()
+    sides = zip(_found(dense), _found(lexical, above=0.0), alphas, strict=True)
     return [
         _sum(
-            {row: alpha * score for row, score in _scaled(left).items()},
-            {row: (1.0 - alpha) * score for row, score in _scaled(right).items()},
+            {row: share * score for row, score in _scaled(left).items()},
+            {row: (1.0 - share) * score for row, score in _scaled(right).items()},
         )
-        for left, right in zip(_found(dense), _found(lexical, above=0.0), strict=True)
+        for left, right, share in sides
     ]
 
 

@@ -37,6 +37,7 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
         "partition_mode": "per_direction" if recipe.loss.symmetric else "joint",
         "hardness_mode": "all_negatives" if recipe.loss.hardness else None,
         "hardness_strength": recipe.loss.hardness,
+        "similarity_fct": cosines,
     }
     if recipe.loss.kind == "mnrl":
         whole = losses.MultipleNegativesRankingLoss(model, **options)
@@ -51,6 +52,21 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     if len(dims) > 1:
         cached = losses.MatryoshkaLoss(model, cached, dims)
     return lambda columns: cached(columns, None)
+
+
+def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the cosines of all pairs in float32: over a temperature, bfloat16 is too coarse.
+
+    Args:
+        left: shape (n, dim).
+        right: shape (m, dim).
+
+    Returns:
+        Shape (n, m).
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        unit = [torch.nn.functional.normalize(each.float(), dim=1) for each in (left, right)]
+        return unit[0] @ unit[1].T
 
 
 def build_reranker_loss(model: Any, recipe: RerankerRecipe) -> ListLoss:

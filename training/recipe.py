@@ -49,6 +49,17 @@ class ModelSection(Section):
         return self
 
 
+class BiEncoderSection(ModelSection):
+    """What is trained.
+
+    Attributes:
+        principal_directions: turn the trained vectors so that their first dimensions say the most;
+            inner products of whole vectors stay.
+    """
+
+    principal_directions: bool = False
+
+
 class DataSection(Section):
     """What is trained on.
 
@@ -170,7 +181,7 @@ class RunSection(Section):
         patience: stop after so many evaluations without a better one; 0: never.
         dev_queries, dev_items: size of the collection it is measured on.
         checkpoint_steps: optimizer steps between checkpoints.
-        bf16: compute in bfloat16, on a GPU only.
+        bf16: compute in bfloat16 on a GPU, and on a CPU that has AMX for it.
     """
 
     seed: int = Field(default=7, ge=0)
@@ -196,6 +207,7 @@ class AnyRecipe(Section):
 class Recipe(AnyRecipe):
     """A recipe for a bi-encoder."""
 
+    model: BiEncoderSection
     loss: LossSection = LossSection()
     batches: ProductBatchSection
     negatives: NegativesSection = NegativesSection()

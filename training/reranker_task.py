@@ -111,6 +111,10 @@ class RerankerTask:
             seed=self.recipe.run.seed + epoch,
         )
 
+    def finished(self) -> Any:
+        """Return the model as it is written: with the limit it learned with."""
+        return self.model
+
 
 def prepare_task(
     recipe: RerankerRecipe,

@@ -15,7 +15,7 @@ from rpc.terminal import CommandError
 from training.beir import Collection
 from training.checkpoints import Progress, load_best, load_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
-from training.trainer import Trainer, num_steps, run
+from training.trainer import Trainer, in_bf16, num_steps, run
 
 MODEL_FOLDER = "model"
 RUN_FILE = "run.json"
@@ -23,15 +23,12 @@ DEV_SEED = 7
 _PACKAGES = ("torch", "sentence-transformers", "transformers", "numpy", "faiss-cpu")
 
 
-def carry_out(
-    trainer: Trainer, facts: Mapping[str, Any], whole_tokens: int | None = None
-) -> dict[str, Any]:
+def carry_out(trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Train from where the run is to its end, write the model and return the run record.
 
     Args:
         trainer: what to train.
         facts: what the record says of data and dev.
-        whole_tokens: what the model's limit is set to when it is trained; None: it stays.
 
     Raises:
         CommandError: the folder holds another run, or the loss is no number any more.
@@ -43,8 +40,7 @@ def carry_out(
     with screen.shown():
         run(trainer, progress, screen)
     load_best(out, task.model)
-    task.model.max_seq_length = whole_tokens or task.model.max_seq_length
-    task.model.save_pretrained(str(out / MODEL_FOLDER))
+    task.finished().save_pretrained(str(out / MODEL_FOLDER))
     draw_curves(progress, out / CURVES_FILE, name, task.measure)
     record = describe(trainer, progress, facts)
     (out / RUN_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
@@ -63,6 +59,7 @@ def describe(trainer: Trainer, progress: Progress, facts: Mapping[str, Any]) -> 
         "seconds": round(progress.seconds, 1),
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",
         "cpu_features": cpu_features(),
+        "bf16": in_bf16(trainer.recipe, trainer.device),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {n: version(n) for n in _PACKAGES},
         measured_as(trainer.task.measure): {

@@ -8,7 +8,8 @@ A system is written as
     PATH?ef_search=64       through a FAISS HNSW index; both can be joined by &
     PATH@PATH               queries by the first encoder over items by the second
     rrf:DENSE+LEXICAL       two systems named before; or rrf:A+B?lexical_weight=0.5
-    weighted:DENSE+LEXICAL  the same by scores; or weighted:A+B?alpha=0.7
+    weighted:DENSE+LEXICAL  the same by scores; or weighted:A+B?alpha=0.7&short_alpha=0.2, which
+                            is the alpha of queries of few words, and alpha where it is not given
     rerank:A+PATH?depth=50  the first hits of a system named before, by a cross-encoder
 
 and `NAME=SYSTEM` gives it a name. Weights that are not given are tuned on dev.
@@ -23,13 +24,14 @@ from rpc.terminal import CommandError
 HITS_MAX = 100
 _RANGES = {
     "k1": (0.0, 10.0), "b": (0.0, 1.0), "dim": (1, 1 << 16), "ef_search": (1, 1 << 16),
-    "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "depth": (1, HITS_MAX),
+    "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "short_alpha": (0.0, 1.0),
+    "depth": (1, HITS_MAX),
 }  # fmt: skip
 _KEYS = {
     "bm25": ("k1", "b"),
     "encoder": ("dim", "ef_search"),
     "rrf": ("lexical_weight",),
-    "weighted": ("alpha",),
+    "weighted": ("alpha", "short_alpha"),
     "rerank": ("depth",),
 }
 

@@ -15,6 +15,7 @@ from training.fusion import Hits, best_of, ranked, reciprocal_ranks, weighted_sc
 from training.latency import median_ms
 from training.ranking import evaluate, exact_top_k, run_of
 from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
+from training.short_queries import few_words, is_short
 from training.system_notation import HITS_MAX, Written
 
 Floats = NDArray[np.float32]
@@ -24,7 +25,7 @@ TUNED_ON = "recall@10"
 HNSW_M = 32
 HNSW_EF_CONSTRUCTION = 200
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-ALPHAS = tuple(round(0.05 * step, 2) for step in range(8, 20))
+ALPHAS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 RERANK_DEPTH = 50
 TIMED_QUERIES = 20
 
@@ -207,25 +208,66 @@ def first_dims(vectors: Floats, dim: int) -> Floats:
 
 
 def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search) -> Opened:
-    by_rank = system.kind == "rrf"
-    key = "lexical_weight" if by_rank else "alpha"
-    fuse = reciprocal_ranks if by_rank else weighted_scores
-    value = system.options.get(key, 1.0 if by_rank else 0.5)
+    """Return two systems as one, at the weights that are given, or that dev chooses."""
     tuned = not system.options and ground.dev is not None
-    if not system.options and ground.dev is not None:
-        left, right = dense(ground.dev.query_texts), lexical(ground.dev.query_texts)
-        value = best_of(
-            LEXICAL_WEIGHTS if by_rank else ALPHAS,
-            lambda tried: ground.worth_on_dev(ranked(fuse(left, right, tried), 10)),
-        )
+    if system.kind == "rrf":
+        options = {"lexical_weight": 1.0, **system.options}
+        if tuned:
+            options = _tune_rrf(ground, dense, lexical)
+    else:
+        alpha = system.options.get("alpha", 0.5)
+        options = {"alpha": alpha, "short_alpha": alpha, **system.options}
+        if tuned:
+            options = _tune_weighted(ground, dense, lexical)
 
     def search(queries: Sequence[str]) -> Hits:
-        found = dense(queries)
-        return ranked(fuse(found, lexical(queries), value), found.rows.shape[1])
+        left, right = dense(queries), lexical(queries)
+        if system.kind == "rrf":
+            fused = reciprocal_ranks(left, right, options["lexical_weight"])
+        else:
+            names = ("short_alpha" if is_short(query) else "alpha" for query in queries)
+            fused = weighted_scores(left, right, [options[name] for name in names])
+        return ranked(fused, left.rows.shape[1])
 
     names = " and ".join(system.parts)
-    note = f"{names}, {key} {value:g}, {_how_set(tuned)}"
-    return Opened(search, note, options={key: value}, tuned=tuned)
+    shown = ", ".join(f"{name} {value:g}" for name, value in options.items())
+    return Opened(search, f"{names}, {shown}, {_how_set(tuned)}", options=options, tuned=tuned)
+
+
+def _tune_rrf(ground: Ground, dense: Search, lexical: Search) -> dict[str, float]:
+    assert ground.dev is not None
+    left, right = dense(ground.dev.query_texts), lexical(ground.dev.query_texts)
+    weight = best_of(
+        LEXICAL_WEIGHTS,
+        lambda tried: ground.worth_on_dev(ranked(reciprocal_ranks(left, right, tried), 10)),
+    )
+    return {"lexical_weight": weight}
+
+
+def _tune_weighted(ground: Ground, dense: Search, lexical: Search) -> dict[str, float]:
+    """Return alpha, and that of short queries.
+
+    Reviews are long; so for short queries words of the titles that they praise are asked instead.
+    """
+    assert ground.dev is not None
+
+    def best_alpha(queries: Sequence[str]) -> float:
+        left, right = dense(queries), lexical(queries)
+        return best_of(
+            ALPHAS,
+            lambda tried: ground.worth_on_dev(ranked(weighted_scores(left, right, tried), 10)),
+        )
+
+    alpha = best_alpha(ground.dev.query_texts)
+    short = best_alpha(typed_for(ground.dev)) if ground.same_title else alpha
+    return {"alpha": alpha, "short_alpha": short}
+
+
+def typed_for(collection: Collection) -> list[str]:
+    """Return for each query a few words of the title of an item that answers it."""
+    titles = dict(zip(collection.item_ids, collection.item_texts, strict=True))
+    answers = (min(collection.qrels[query_id]) for query_id in collection.query_ids)
+    return [few_words(titles[answer]) for answer in answers]
 
 
 def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:

@@ -39,7 +39,7 @@ def train(recipe: Recipe, data: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with held(out), out_of_memory_as_sentence(remedy(recipe)):
         task = prepare_task(recipe, examples, dev, same_title=is_of_reviews(data))
-        return carry_out(prepare(recipe, task, out), facts, task.whole_tokens)
+        return carry_out(prepare(recipe, task, out), facts)
 
 
 def remedy(recipe: Recipe) -> str:

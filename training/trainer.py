@@ -64,6 +64,10 @@ class Task(Protocol):
         """
         ...
 
+    def finished(self) -> Any:
+        """Return the model as it is written, once it has its best weights."""
+        ...
+
 
 @dataclass(slots=True)
 class Trainer:
@@ -190,7 +194,7 @@ def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) ->
     if not math.isfinite(total):
         raise CommandError(
             f"the loss is {total} at step {progress.step + 1}; lower optimizer.learning_rate (now "
-            f"{trainer.recipe.optimizer.learning_rate:g}), or set run.bf16 = false on a GPU"
+            f"{trainer.recipe.optimizer.learning_rate:g}), or set run.bf16 = false"
         )
     torch.nn.utils.clip_grad_norm_(trainer.trained, trainer.recipe.optimizer.gradient_norm_max)
     trainer.optimizer.step()
@@ -274,10 +278,16 @@ def is_stale(recipe: AnyRecipe, progress: Progress) -> bool:
 
 
 def precision(recipe: AnyRecipe, device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context that computes in bfloat16 where that is asked for and a GPU is there."""
-    if recipe.run.bf16 and device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+    """Return a context that computes in bfloat16 where that is asked for and pays."""
+    if in_bf16(recipe, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def in_bf16(recipe: AnyRecipe, device: torch.device) -> bool:
+    """Tell whether a run computes in bfloat16: on a GPU, or a CPU that multiplies tiles of it."""
+    pays = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return recipe.run.bf16 and pays
 
 
 def run_id_of(recipe: AnyRecipe, task: Task) -> str:

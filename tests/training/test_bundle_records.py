@@ -69,9 +69,11 @@ def test_weights_that_dev_chose_stand_in_the_bundle_and_its_id_stays(bundles, ti
     assert found["recorded"] == [f"{own}: fusion"]
     assert fusion["rrf"]["k"] == 60
     notes = {name: system["note"] for name, system in found["systems"].items()}
-    weight, alpha = fusion["rrf"]["lexical_weight"], fusion["weighted"]["alpha"]
+    weight, weighted = fusion["rrf"]["lexical_weight"], fusion["weighted"]
     assert notes["rrf"] == f"own and bm25, lexical_weight {weight:g}, tuned on dev"
-    assert notes["weighted"] == f"own and bm25, alpha {alpha:g}, tuned on dev"
+    assert weighted["short_words_max"] == 8
+    alphas = f"alpha {weighted['alpha']:g}, short_alpha {weighted['short_alpha']:g}"
+    assert notes["weighted"] == f"own and bm25, {alphas}, tuned on dev"
     bm25 = fusion["bm25"]
     assert notes["bm25"] == f"k1 {bm25['k1']}, b {bm25['b']}, tuned on dev"
     assert fusion["tuned_on"] == {

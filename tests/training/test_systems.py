@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpc.terminal import CommandError
+from training.beir import Collection, load_collection
 from training.evaluate import EvaluateOptions, compare
 from training.fusion import Hits, ranked, reciprocal_ranks, weighted_scores
 from training.ranking import exact_top_k
 from training.system_notation import parse_systems
-from training.systems import ann_recall, first_dims, hnsw_search
+from training.systems import Ground, ann_recall, first_dims, hnsw_search, open_system, typed_for
 
 
 def hits(*queries):
@@ -36,6 +37,48 @@ def test_weighted_scores_are_scaled_over_the_candidates_of_each_side():
     [found] = weighted_scores(dense, lexical, alpha=0.75)
     expected = {7: 0.75, 3: 0.75 * 0.75 + 0.25, 4: 0.0, 5: 0.25 * 0.2, 6: 0.0}
     assert found == pytest.approx(expected)
+
+
+def test_each_query_may_have_an_alpha_of_its_own():
+    dense, lexical = (
+        hits({7: 0.9, 3: 0.8}, {7: 0.9, 3: 0.8}),
+        hits({3: 2.0, 7: 1.0}, {3: 2.0, 7: 1.0}),
+    )
+    fused = ranked(weighted_scores(dense, lexical, [0.9, 0.1]), 2)
+    assert fused.rows.tolist() == [[7, 3], [3, 7]]
+
+
+def test_short_queries_weigh_words_as_they_are_told_to(tiny_model, tiny_data, tmp_path):
+    collection = load_collection(tiny_data, "test")
+    ground = Ground(collection, dev=None, same_title=True, cache=tmp_path)
+    opened = {}
+    written = ["bm25", f"tiny={tiny_model}", "mixed=weighted:tiny+bm25?alpha=1&short_alpha=0"]
+    for system in parse_systems(written):
+        opened[system.name] = open_system(system, ground, opened)
+
+    def firsts(name, more_words):
+        texts = [text + more_words for text in collection.query_texts]
+        return opened[name].search(texts).rows[:, 0].tolist()
+
+    assert firsts("mixed", "") == firsts("bm25", "") != firsts("tiny", "")
+    assert (
+        firsts("mixed", " very" * 8) == firsts("tiny", " very" * 8) != firsts("bm25", " very" * 8)
+    )
+
+
+def test_what_one_might_type_for_an_answer_is_words_of_its_title():
+    collection = Collection(
+        name="c",
+        item_ids=("a", "b"),
+        item_texts=("Acme Waterproof Rain Boots for Women", "Brass Lamp"),
+        query_ids=("q", "r"),
+        query_texts=("kept me dry", "lights the desk"),
+        qrels={"q": {"a": 1}, "r": {"b": 1}},
+    )
+    typed = typed_for(collection)
+    for words, title in zip(typed, collection.item_texts, strict=True):
+        assert set(words.split()) <= set(title.lower().split())
+        assert len(words.split()) >= 2
 
 
 def test_what_shares_no_word_is_no_lexical_hit():
@@ -110,7 +153,7 @@ def test_a_model_its_first_dimensions_and_fusions_stand_in_one_table(
     assert found["tiny-hnsw"]["note"] == "16 dimensions, HNSW, ef_search 24, ann_recall@10 1.0000"
     assert found["tiny-8"]["note"] == "8 dimensions, exact"
     assert found["rrf"]["note"].endswith("tuned on dev")
-    assert found["mixed"]["note"] == "tiny and bm25, alpha 0, as given"
+    assert found["mixed"]["note"] == "tiny and bm25, alpha 0, short_alpha 0, as given"
     # All weight on BM25, which finds each by its color and thing.
     assert recall["bm25"] == recall["mixed"] == 1.0 > recall["tiny"]
 

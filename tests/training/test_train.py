@@ -11,6 +11,7 @@ from training.beir import load_collection
 from training.bi_encoder_task import prepare_task
 from training.checkpoints import held
 from training.examples import read_examples
+from training.principal_directions import principal_directions, turned
 from training.recipe import Recipe
 from training.runs import out_of_memory_as_sentence
 from training.train import remedy, train
@@ -31,6 +32,7 @@ def a_recipe(base, **sections):
             "checkpoint_steps": 1,
             "dev_queries": 24,
             "dev_items": 24,
+            "bf16": False,  # the same numbers on every machine
         },
     }
     for name, keys in sections.items():
@@ -158,14 +160,55 @@ def test_running_out_of_memory_names_the_key_to_lower():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_bfloat16_is_used_on_a_gpu_alone():
-    recipe = a_recipe("any")
-    assert isinstance(precision(recipe, torch.device("cpu")), nullcontext)
+@pytest.mark.parametrize(
+    ("capabilities", "kind"),
+    [({"amx_bf16": True}, torch.autocast), ({"amx_bf16": False}, nullcontext), ({}, nullcontext)],
+)
+def test_bfloat16_is_used_where_it_pays(monkeypatch, capabilities, kind):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    recipe = a_recipe("any", run={"bf16": True})
+    assert isinstance(precision(recipe, torch.device("cpu")), kind)
     on_gpu = precision(recipe, torch.device("cuda"))
     assert isinstance(on_gpu, torch.autocast)
     assert on_gpu.fast_dtype == torch.bfloat16
     without = a_recipe("any", run={"bf16": False})
     assert isinstance(precision(without, torch.device("cuda")), nullcontext)
+
+
+def test_a_run_in_bfloat16_learns_and_says_so(tiny_model, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    recipe = a_recipe(tiny_model, optimizer={"epochs": 4}, run={"bf16": True})
+    record = train(recipe, tiny_data, tmp_path)
+    losses = [loss for _, loss in record["losses"]]
+    assert record["bf16"]
+    assert sum(losses[12:16]) < sum(losses[4:8])
+
+
+def test_turned_vectors_keep_their_products_and_say_most_first(tiny_model, tiny_data, tmp_path):
+    items, found = list(read_examples(tiny_data, None, None).items), {}
+    for turn in (False, True):
+        recipe = a_recipe(tiny_model, model={"principal_directions": turn})
+        train(recipe, tiny_data, tmp_path / f"{turn}")
+        model = SentenceTransformer(str(tmp_path / f"{turn}" / "model"), device="cpu")
+        found[turn] = model.encode(items, normalize_embeddings=True)
+    np.testing.assert_allclose(
+        found[True] @ found[True].T, found[False] @ found[False].T, atol=1e-5
+    )
+    shares = (found[True] ** 2).sum(axis=0)
+    assert (np.diff(shares) <= 1e-5).all()
+    assert shares[0] > (found[False] ** 2).sum(axis=0).max()
+
+
+def test_a_model_that_is_turned_again_has_one_linear_layer(tiny_model):
+    turn = principal_directions(np.random.default_rng(3).normal(size=(40, 16)).astype(np.float32))
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    plain = model.encode(["red boots", "a lamp"], normalize_embeddings=True)
+    once = turned(model, turn)
+    twice = turned(once, turn.T)
+    assert [type(module).__name__ for module in twice] == [
+        "Transformer", "Pooling", "Dense", "Normalize",
+    ]  # fmt: skip
+    np.testing.assert_allclose(twice.encode(["red boots", "a lamp"]), plain, atol=1e-6)
 
 
 def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, tmp_path):
