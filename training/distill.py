@@ -16,9 +16,9 @@ from rpc.terminal import errors_as_sentences, print_result
 from training.beir import Collection, load_collection, narrow
 from training.checkpoints import held
 from training.dataset import is_of_reviews
-from training.distill_task import Lesson, prepare_task, recall_of, texts_of
+from training.distill_task import Lesson, Texts, prepare_task, recall_of, texts_of
 from training.embeddings import TextEncoder, embed_as, open_encoder
-from training.examples import read_examples
+from training.examples import Examples, read_examples
 from training.recipe import DistillRecipe, read_recipe_of
 from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
 from training.trainer import prepare
@@ -38,11 +38,11 @@ def distill(
     out.mkdir(parents=True, exist_ok=True)
     with held(out), out_of_memory_as_sentence(remedy(recipe)):
         encoder = open_encoder(teacher, recipe.batches.mini_batch)
-        lesson = ask_teacher(encoder, texts_of(recipe, examples), dev, cache)
+        lesson = ask_teacher(encoder, texts_of(recipe, examples), examples, dev, cache)
         queries = embed_as(encoder, "query", dev.query_texts, cache)
         task = prepare_task(recipe, examples, lesson, dev, same_title=is_of_reviews(data))
         facts = {
-            "texts": len(lesson.texts),
+            "texts": len(lesson.learned.texts),
             "teacher": encoder.name,
             "dev": describe_dev(dev) | {"teacher_recall_at_10": round(recall_of(task, queries), 4)},
         }
@@ -50,12 +50,13 @@ def distill(
 
 
 def ask_teacher(
-    encoder: TextEncoder, texts: tuple[str, ...], dev: Collection, cache: Path
+    encoder: TextEncoder, learned: Texts, examples: Examples, dev: Collection, cache: Path
 ) -> Lesson:
-    """Return the teacher's vectors of what is learned on and of the items of dev."""
-    vectors = embed_as(encoder, "query", texts, cache)
-    items = embed_as(encoder, "item", dev.item_texts, cache)
-    return Lesson(encoder.name, encoder.fingerprint, texts, vectors, items)
+    """Return the teacher's vectors of what is learned on, and of the items of training and dev."""
+    vectors = embed_as(encoder, "query", learned.texts, cache)
+    items = embed_as(encoder, "item", examples.items, cache)
+    dev_items = embed_as(encoder, "item", dev.item_texts, cache)
+    return Lesson(encoder.name, encoder.fingerprint, learned, vectors, items, dev_items)
 
 
 def remedy(recipe: DistillRecipe) -> str:

@@ -1,9 +1,10 @@
-"""What a query encoder learns: to put a text where a larger encoder, the teacher, puts it.
+"""What a query encoder learns: to ask in the space of a larger encoder, the teacher.
 
-Items stay as the teacher embedded them; only what is typed goes through the student.
+Items stay as the teacher embedded them; only what is typed goes through the student. It learns to
+put a text where the teacher puts it, and to find the text's item among all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from training.batches import Batch, batches_of
 from training.beir import Collection
 from training.bi_encoder_task import embed, features_of, fingerprint_of, load_to_train
 from training.examples import Examples
-from training.losses import embed_by_length
+from training.losses import cosines, embed_by_length
 from training.principal_directions import kept_modules, with_linear
 from training.ranking import evaluate_vectors
 from training.recipe import DistillRecipe
@@ -33,13 +34,35 @@ PROJECTION_RIDGE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What is learned on, each text once, and the item that answers each, a row of the examples'.
+
+    Attributes:
+        texts: as the recipe names them.
+        answers: int64 of shape (texts,).
+    """
+
+    texts: tuple[str, ...]
+    answers: Rows
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the teacher says: unit float32 vectors, parallel to texts and to the items of dev."""
+    """What the teacher says, unit float32 vectors.
+
+    Attributes:
+        name, fingerprint: the teacher's.
+        learned: what is learned on.
+        vectors: parallel to its texts.
+        items: parallel to the items of the examples.
+        dev_items: parallel to the items of dev.
+    """
 
     name: str
     fingerprint: str
-    texts: tuple[str, ...]
+    learned: Texts
     vectors: Floats
+    items: Floats
     dev_items: Floats
 
 
@@ -51,6 +74,7 @@ class DistillTask:
         recipe: how.
         model: the student, a bi-encoder with as many dimensions as the teacher.
         lesson: of the teacher; the student's own prompt stands before its texts.
+        products: a number for the product of each item of the examples, int64.
         dev: what the best weights are chosen on, likewise.
         same_title: the items that answer a query of dev count as one.
         whole_tokens: the student's own limit, which is put back when it is trained.
@@ -61,6 +85,7 @@ class DistillTask:
     recipe: DistillRecipe
     model: Any
     lesson: Lesson
+    products: Rows
     dev: Collection
     same_title: bool
     whole_tokens: int
@@ -69,16 +94,32 @@ class DistillTask:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch, 0-based."""
-        texts = self.lesson.texts
+        texts = self.lesson.learned.texts
         return batches_of(self.recipe, texts, texts, epoch)
 
     def loss(self, batch: Batch, negatives: Rows | None) -> torch.Tensor:
-        """Return 1 - cosine to the teacher's vectors, the mean of a batch."""
+        """Return 1 - cosine to the teacher's vectors, and what finding the items costs.
+
+        Items are the teacher's and do not change, so all of them are each text's negatives.
+        """
         assert negatives is None
-        features = features_of(self.model, [self.lesson.texts[place] for place in batch])
-        vectors = embed_by_length(self.model, features, self.recipe.batches.mini_batch)
-        wanted = torch.from_numpy(self.lesson.vectors[batch]).to(vectors.device)
-        return 1.0 - torch.nn.functional.cosine_similarity(vectors.float(), wanted).mean()
+        learned, lesson = self.lesson.learned, self.lesson
+        features = features_of(self.model, [learned.texts[place] for place in batch])
+        vectors = embed_by_length(self.model, features, self.recipe.batches.mini_batch).float()
+        wanted = torch.from_numpy(lesson.vectors[batch]).to(vectors.device)
+        loss = 1.0 - torch.nn.functional.cosine_similarity(vectors, wanted).mean()
+        if not self.recipe.loss.find_items:
+            return loss
+        answers = learned.answers[batch]
+        scores = cosines(vectors, torch.from_numpy(lesson.items).to(vectors.device))
+        # Another item of the answer's product is no wrong one.
+        alike = self.products[answers][:, None] == self.products
+        alike[np.arange(len(answers)), answers] = False
+        scores = scores.masked_fill(torch.from_numpy(alike).to(scores.device), -torch.inf)
+        found = torch.nn.functional.cross_entropy(
+            scores / self.recipe.loss.temperature, torch.from_numpy(answers).to(scores.device)
+        )
+        return loss + self.recipe.loss.find_items * found
 
     def measure_dev(self) -> float:
         """Return recall@10 of the student's queries over the teacher's items."""
@@ -103,14 +144,19 @@ def recall_of(task: DistillTask, queries: Floats) -> float:
     return found.means[task.measure]
 
 
-def texts_of(recipe: DistillRecipe, examples: Examples) -> tuple[str, ...]:
-    """Return what is learned on: what the recipe names, each text once."""
-    kinds: dict[str, Sequence[str]] = {
-        "reviews": examples.queries,
-        "titles": examples.items,
-        "words": [few_words(title) for title in examples.items],
+def texts_of(recipe: DistillRecipe, examples: Examples) -> Texts:
+    """Return what is learned on: what the recipe names, each text once, with its first answer."""
+    rows = range(len(examples.items))
+    kinds: dict[str, Iterable[tuple[str, int]]] = {
+        "reviews": zip(examples.queries, examples.positives.tolist(), strict=True),
+        "titles": zip(examples.items, rows, strict=True),
+        "words": zip(map(few_words, examples.items), rows, strict=True),
     }
-    return tuple(dict.fromkeys(text for kind in recipe.data.texts for text in kinds[kind]))
+    answers: dict[str, int] = {}
+    for kind in recipe.data.texts:
+        for text, row in kinds[kind]:
+            answers.setdefault(text, row)
+    return Texts(tuple(answers), np.array(list(answers.values()), dtype=np.int64))
 
 
 def prepare_task(
@@ -124,7 +170,8 @@ def prepare_task(
     model = load_to_train(recipe)
     prompt = prompts_of(model)["query"]
     digest = f"{fingerprint_of(examples, dev)} {lesson.fingerprint}"
-    lesson = replace(lesson, texts=tuple(prompt + text for text in lesson.texts))
+    prompted = tuple(prompt + text for text in lesson.learned.texts)
+    lesson = replace(lesson, learned=replace(lesson.learned, texts=prompted))
     dev = replace(dev, query_texts=tuple(prompt + text for text in dev.query_texts))
     whole_tokens = shorten(model, recipe)
     if model.get_embedding_dimension() != lesson.vectors.shape[1]:
@@ -132,7 +179,8 @@ def prepare_task(
             model = with_projection(model, lesson, recipe)
     freeze(model, recipe)
     fingerprint = xxhash.xxh3_128_hexdigest(digest.encode())
-    return DistillTask(recipe, model, lesson, dev, same_title, whole_tokens, fingerprint)
+    _, products = np.unique(examples.item_groups, return_inverse=True)
+    return DistillTask(recipe, model, lesson, products, dev, same_title, whole_tokens, fingerprint)
 
 
 def with_projection(model: Any, lesson: Lesson, recipe: DistillRecipe) -> Any:
@@ -145,7 +193,7 @@ def with_projection(model: Any, lesson: Lesson, recipe: DistillRecipe) -> Any:
     pooled = SentenceTransformer(
         modules=kept_modules(model), device=str(model.device), prompts=model.prompts
     )
-    texts = list(lesson.texts[:PROJECTION_TEXTS_MAX])
+    texts = list(lesson.learned.texts[:PROJECTION_TEXTS_MAX])
     vectors = pooled.encode(
         texts, prompt="", batch_size=recipe.batches.mini_batch, show_progress_bar=False
     )

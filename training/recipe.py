@@ -277,9 +277,23 @@ class DistillDataSection(DataSection):
     )
 
 
+class DistillLossSection(Section):
+    """What is made small: 1 - cosine to where the teacher puts a text, and what stands here.
+
+    Attributes:
+        find_items: weight of finding a text's item among all that are trained on, as the teacher
+            put them; 0: not at all.
+        temperature: cosines to items are divided by it.
+    """
+
+    find_items: float = Field(default=0.0, ge=0.0, le=100.0)
+    temperature: float = Field(default=0.05, ge=0.001, le=1.0)
+
+
 class DistillRecipe(AnyRecipe):
     """A recipe for a query encoder in the space of another encoder."""
 
+    loss: DistillLossSection = DistillLossSection()
     data: DistillDataSection = DistillDataSection()
 
 

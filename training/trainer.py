@@ -209,8 +209,7 @@ def evaluate_dev(trainer: Trainer, progress: Progress, screen: Screen) -> None:
     """Measure dev, and keep the weights when they are the best so far."""
     started_s = time.monotonic()
     trainer.task.model.eval()
-    with precision(trainer.recipe, trainer.device):
-        found = trainer.task.measure_dev()
+    found = trainer.task.measure_dev()  # in float32, as the model will be used
     progress.evaluations.append((progress.step, found))
     if found > progress.best:
         progress.best, progress.stale = found, 0

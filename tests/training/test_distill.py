@@ -11,7 +11,7 @@ from rpc.terminal import CommandError
 from tests.training.small_models import make_model
 from training.beir import load_collection
 from training.distill import distill
-from training.distill_task import least_squares, texts_of
+from training.distill_task import Lesson, least_squares, prepare_task, texts_of
 from training.evaluate import EvaluateOptions, compare
 from training.examples import read_examples
 from training.export import export
@@ -33,6 +33,7 @@ def a_recipe(base, **sections):
             "checkpoint_steps": 1,
             "dev_queries": 24,
             "dev_items": 24,
+            "bf16": False,  # the same numbers on every machine
         },
     }
     for name, keys in sections.items():
@@ -129,9 +130,47 @@ def test_another_teacher_makes_another_run(tiny_model, tiny_data, teacher, tmp_p
 def test_the_recipe_says_which_texts_are_learned_on(tiny_model, tiny_data):
     examples = read_examples(tiny_data, None, None)
     titles = texts_of(a_recipe(tiny_model, data={"texts": ["titles"]}), examples)
-    assert set(titles) == set(examples.items)
+    assert titles.texts == examples.items
+    assert titles.answers.tolist() == list(range(24))
     both = texts_of(a_recipe(tiny_model, data={"texts": ["reviews", "words"]}), examples)
-    assert set(examples.queries) < set(both)
+    assert set(examples.queries) < set(both.texts)
+    of_review = dict(zip(both.texts, both.answers.tolist(), strict=True))
+    assert [of_review[text] for text in examples.queries] == examples.positives.tolist()
+
+
+def test_a_student_that_learns_to_find_items_finds_more_than_its_teacher(
+    run_of, tiny_model, tiny_data, teacher, tmp_path
+):
+    _, without = run_of
+    recipe = a_recipe(
+        tiny_model,
+        optimizer={"epochs": 8},
+        loss={"find_items": 1.0},
+        run={"checkpoint_steps": 100},
+    )
+    record = distill(recipe, tiny_data, str(teacher), tmp_path / "out", tmp_path / "cache")
+    found = record["dev_recall_at_10"]["best"]
+    assert found > without["dev_recall_at_10"]["best"]
+    assert found > record["dev"]["teacher_recall_at_10"]
+
+
+def test_items_of_the_answer_s_product_are_no_wrong_ones(tiny_model, tiny_data):
+    examples = read_examples(tiny_data, None, None)
+    dev = load_collection(tiny_data, "dev")
+    recipe = a_recipe(tiny_model, loss={"find_items": 1.0})
+    learned = texts_of(recipe, examples)
+    drawn = np.random.default_rng(2).normal(size=(100, 16)).astype(np.float32)
+    lesson = Lesson("t", "f", learned, drawn[: len(learned.texts)], drawn[:24], drawn[:24])
+    task = prepare_task(recipe, examples, lesson, dev, same_title=True)
+    task.model.eval()
+    batch, costs = [0, 1], []
+    for products in (task.products, np.zeros_like(task.products)):
+        task.products = products
+        costs.append(task.loss(batch, None).item())
+    task.recipe = a_recipe(tiny_model)
+    without = task.loss(batch, None).item()
+    # One product of all items leaves nothing to be mistaken for the answer.
+    assert costs[0] > costs[1] == pytest.approx(without)
 
 
 def test_a_linear_map_is_found_again():
