@@ -1,4 +1,4 @@
-"""Peers within their client's process: LanceDB; and usearch and FAISS, vectors alone."""
+"""Peers within their client's process: LanceDB; and hnswlib, usearch and FAISS, vectors alone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,6 +93,49 @@ class LanceDb:
             return [Found(*(row[name] for name in self._columns)) for row in asked.to_list()]
 
         yield search
+
+    def process_ids(self) -> list[int]:
+        """Return none."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing: there is no server."""
+
+
+class Hnswlib:
+    """hnswlib's HNSW over float32 vectors, searched by one thread."""
+
+    variants = (Variant("hnsw", "ef"),)
+
+    def __init__(self, options: EngineOptions) -> None:
+        """Import the library."""
+        from hnswlib import Index
+
+        self._options, self._kind = options, Index
+        self._file = str(options.folder / "index.hnswlib")
+        self.versions = versions_of("hnswlib")
+        self.settings = {"M": options.m, "ef_construction": options.ef_construction}
+
+    def load(self, corpus: Corpus) -> None:
+        """Build on all cores."""
+        index = self._kind(space="ip", dim=self._options.dim)
+        index.init_index(max_elements=self._options.items, **self.settings)
+        index.add_items(np.array(corpus.vectors), num_threads=self._options.cores)
+        index.save_index(self._file)
+
+    def open(self) -> None:
+        """Load the index."""
+        self._index = self._kind(space="ip", dim=self._options.dim)
+        self._index.load_index(self._file)
+
+    def tune(self, effort: Effort) -> None:
+        """Set ef."""
+        self._index.set_ef(effort.value)
+
+    @contextmanager
+    def searcher(self) -> Iterator[Search]:
+        """Return a search that gives rows for ids."""
+        yield lambda vector: _rows(self._index.knn_query(vector, TOP_K, num_threads=1)[0][0])
 
     def process_ids(self) -> list[int]:
         """Return none."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 SERVICES = ("chroma", "pgvector", "lancedb", "milvus_lite")
-IN_PROCESS = ("usearch", "faiss_hnsw_flat", "faiss_flat")
+IN_PROCESS = ("hnswlib", "usearch", "faiss_hnsw_flat", "faiss_flat")
 TOP_K = 10
 VALUES_MAX = 1_000
 """Largest value of a search parameter; pgvector allows no more."""
@@ -150,6 +150,7 @@ _KINDS = {
     "pgvector": ("benchmarks.peer_pgvector", "Pgvector"),
     "milvus_lite": ("benchmarks.peer_servers", "MilvusLite"),
     "lancedb": ("benchmarks.peer_embedded", "LanceDb"),
+    "hnswlib": ("benchmarks.peer_embedded", "Hnswlib"),
     "usearch": ("benchmarks.peer_embedded", "Usearch"),
     "faiss_hnsw_flat": ("benchmarks.peer_embedded", "FaissHnswFlat"),
     "faiss_flat": ("benchmarks.peer_embedded", "FaissFlat"),

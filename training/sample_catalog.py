@@ -28,7 +28,8 @@ from rpc.terminal import errors_as_sentences, print_result, progress_bar
 
 ITEMS_FILE = "items.jsonl.gz"
 REVIEWS_FILE = "reviews.jsonl.gz"
-ITEMS_MAX = 100_000
+# Numbers in item ids have six digits.
+ITEMS_MAX = 999_999
 REVIEWED_SHARE = 0.6
 REVIEWS_PER_ITEM = (2, 4)
 # How often a shopper uses the shop's own word for the thing.

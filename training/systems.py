@@ -25,7 +25,7 @@ TUNED_ON = "recall@10"
 HNSW_M = 32
 HNSW_EF_CONSTRUCTION = 200
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-ALPHAS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 RERANK_DEPTH = 50
 TIMED_QUERIES = 20
 
