@@ -159,7 +159,7 @@ def trees(
 
 def share_of(segment: Segment, tree: Filter) -> float:
     """Return the share of rows that match."""
-    return float(segment.matches(tree).count / segment.items)
+    return float(segment.matches(tree, lambda: None).count / segment.items)
 
 
 def measure(

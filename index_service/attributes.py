@@ -26,6 +26,9 @@ ARROW_TYPES: dict[AttributeKind, pa.DataType] = {
 }
 """The type of a column in attributes.arrow; null where an item lacks the attribute."""
 
+# A few values are found sooner one by one than all at once.
+_VALUES_ALONE_MAX = 8
+
 
 class Column(Protocol):
     """Finds the rows of one attribute."""
@@ -34,8 +37,8 @@ class Column(Protocol):
     def present(self) -> RowNumbers:
         """Rows that have the attribute."""
 
-    def equal(self, value: Any) -> RowNumbers:
-        """Return the rows whose value, or one of whose values, is this."""
+    def one_of(self, values: Sequence[Any]) -> RowNumbers:
+        """Return the rows that hold one of the values; a row may come more than once."""
 
 
 class Attributes:
@@ -52,10 +55,9 @@ class Attributes:
         columns = {name: _column(table.column(name)) for name in table.column_names}
         return cls(table.num_rows, columns)
 
-    def equal(self, attribute: str, values: Sequence[Value]) -> BitMap:
+    def one_of(self, attribute: str, values: Sequence[Value]) -> BitMap:
         """Return the rows that hold one of the values."""
-        column = self._columns[attribute]
-        return _bitmap(np.concatenate([column.equal(value) for value in values]))
+        return _bitmap(self._columns[attribute].one_of(values))
 
     def between(self, attribute: str, lower: Bound | None, upper: Bound | None) -> BitMap:
         """Return the rows whose number or time lies between two bounds: (value, inclusive)."""
@@ -89,15 +91,30 @@ class KeywordColumn:
         self._starts = np.concatenate(([0], np.cumsum(counts)))
         self.present = np.unique(rows)
 
-    def equal(self, value: str) -> RowNumbers:
-        """Return the rows that hold a keyword, ascending."""
+    def one_of(self, values: Sequence[str]) -> RowNumbers:
+        """Return the rows that hold one of the keywords."""
+        places = self._places_of(values)
+        return _pieces(self._rows, self._starts[places], self._starts[places + 1])
+
+    def _places_of(self, values: Sequence[str]) -> NDArray[np.int64]:
+        """Return the places of those values that are keywords here."""
+        if not len(self._keywords):
+            return np.empty(0, dtype=np.int64)
+        wanted = pa.array(values, type=pa.string())
+        if len(values) <= _VALUES_ALONE_MAX:
+            places = np.array([self._place_of(value) for value in values], dtype=np.int64)
+        else:
+            places = _lower_bounds(self._keywords, wanted)
+        places = np.minimum(places, len(self._keywords) - 1)
+        held = pc.equal(self._keywords.take(pa.array(places)), wanted)
+        return np.compress(held.to_numpy(zero_copy_only=False), places)
+
+    def _place_of(self, value: str) -> int:
+        """Return how many keywords come before a value."""
         # UTF-8 keeps the order of code points, so Arrow's order is Python's.
-        place = bisect_left(
+        return bisect_left(
             range(len(self._keywords)), value, key=lambda each: self._keywords[each].as_py()
         )
-        if place == len(self._keywords) or self._keywords[place].as_py() != value:
-            return self._rows[:0]
-        return self._rows[self._starts[place] : self._starts[place + 1]]
 
 
 class OrderedColumn:
@@ -109,9 +126,11 @@ class OrderedColumn:
         self._rows = rows[order]
         self.present = rows
 
-    def equal(self, value: float) -> RowNumbers:
-        """Return the rows of a value."""
-        return self.between((value, True), (value, True))
+    def one_of(self, values: Sequence[float]) -> RowNumbers:
+        """Return the rows of the values."""
+        wanted = np.asarray(values)
+        firsts = self._values.searchsorted(wanted, "left")
+        return _pieces(self._rows, firsts, self._values.searchsorted(wanted, "right"))
 
     def between(self, lower: Bound | None, upper: Bound | None) -> RowNumbers:
         """Return the rows of the values between two bounds."""
@@ -130,9 +149,9 @@ class FlagColumn:
         self._rows = {True: rows[flags], False: rows[~flags]}
         self.present = rows
 
-    def equal(self, value: bool) -> RowNumbers:
-        """Return the rows of a truth value."""
-        return self._rows[value]
+    def one_of(self, values: Sequence[bool]) -> RowNumbers:
+        """Return the rows of the truth values."""
+        return np.concatenate([self._rows[value] for value in set(values)])
 
 
 def _column(chunked: pa.ChunkedArray) -> Column:
@@ -162,6 +181,28 @@ def _keyword_column(keywords: pa.Array, rows: RowNumbers) -> KeywordColumn:
 def _one_array(chunked: pa.ChunkedArray) -> pa.Array:
     combined = chunked.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _lower_bounds(ordered: pa.Array, wanted: pa.Array) -> NDArray[np.int64]:
+    """Return for each wanted string how many of the ordered ones, one or more, come before it.
+
+    A binary search for all at once, in native code that lets other threads run.
+    """
+    low = np.zeros(len(wanted), dtype=np.int64)
+    high = np.full(len(wanted), len(ordered))
+    for _ in range(len(ordered).bit_length()):
+        middle = np.minimum((low + high) // 2, len(ordered) - 1)
+        before = pc.less(ordered.take(pa.array(middle)), wanted).to_numpy(zero_copy_only=False)
+        is_open = low < high
+        low = np.where(is_open & before, middle + 1, low)
+        high = np.where(is_open & ~before, middle, high)
+    return low
+
+
+def _pieces(rows: RowNumbers, firsts: NDArray[np.int64], afters: NDArray[np.int64]) -> RowNumbers:
+    """Return rows[first:after] of each pair, one after the other."""
+    pairs = zip(firsts.tolist(), afters.tolist(), strict=True)
+    return np.concatenate([rows[:0], *(rows[first:after] for first, after in pairs)])
 
 
 def _bitmap(rows: RowNumbers) -> BitMap:

@@ -130,25 +130,35 @@ def check(
             raise InvalidArgument(field, "larger", f"{limits.values_max} values at most, in all")
 
 
-def evaluate(tree: Filter, attributes: Attributes) -> BitMap:
-    """Return the rows that match a checked filter, exactly."""
-    match tree:
-        case AllOf(filters):
-            return BitMap.intersection(*(evaluate(each, attributes) for each in filters))
-        case AnyOf(filters):
-            return BitMap.union(*(evaluate(each, attributes) for each in filters))
-        case NoneOf(filters):
-            matched = BitMap.union(*(evaluate(each, attributes) for each in filters))
-            return attributes.all_rows - matched
-        case Equals(attribute, value):
-            return attributes.equal(attribute, (_plain(value),))
-        case OneOf(attribute, values):
-            return attributes.equal(attribute, [_plain(value) for value in values])
-        case Range(attribute, lower, upper):
-            return attributes.between(attribute, _plain_bound(lower), _plain_bound(upper))
-        case Exists(attribute, present):
-            having = attributes.present(attribute)
-            return having if present else attributes.all_rows - having
+def evaluate(tree: Filter, attributes: Attributes, stop: Callable[[], None]) -> BitMap:
+    """Return the rows that match a checked filter, exactly.
+
+    Args:
+        tree: the filter.
+        attributes: the columns that it asks.
+        stop: called before each condition; raises when nobody waits for the answer any more.
+    """
+
+    def rows_of(node: Filter) -> BitMap:
+        stop()
+        match node:
+            case AllOf(filters):
+                return BitMap.intersection(*map(rows_of, filters))
+            case AnyOf(filters):
+                return BitMap.union(*map(rows_of, filters))
+            case NoneOf(filters):
+                return attributes.all_rows - BitMap.union(*map(rows_of, filters))
+            case Equals(attribute, value):
+                return attributes.one_of(attribute, (_plain(value),))
+            case OneOf(attribute, values):
+                return attributes.one_of(attribute, [_plain(value) for value in values])
+            case Range(attribute, lower, upper):
+                return attributes.between(attribute, _plain_bound(lower), _plain_bound(upper))
+            case Exists(attribute, present):
+                having = attributes.present(attribute)
+                return having if present else attributes.all_rows - having
+
+    return rows_of(tree)
 
 
 def _walk(node: Filter, field: str, depth: int) -> Iterator[tuple[Filter, str, int]]:

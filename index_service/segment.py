@@ -138,13 +138,18 @@ class Segment:
         attributes = Attributes.of_table(table)
         return cls(graph, Copies(nodes), halves, item_ids, attributes, filters_cached_max)
 
-    def matches(self, tree: Filter) -> Matches:
-        """Return the rows that a filter leaves; the answer to a recent filter is remembered."""
+    def matches(self, tree: Filter, stop: Callable[[], None]) -> Matches:
+        """Return the rows that a filter leaves; the answer to a recent filter is remembered.
+
+        Args:
+            tree: the filter, checked.
+            stop: called before each condition; raises when nobody waits for the answer any more.
+        """
         with self._matches_lock:
             if found := self._matches.get(tree):
                 self._matches.move_to_end(tree)
                 return found
-        found = Matches(evaluate(tree, self._attributes), self.items, self._copies)
+        found = Matches(evaluate(tree, self._attributes, stop), self.items, self._copies)
         with self._matches_lock:
             self._matches[tree] = found
             while len(self._matches) > self._matches_max:

@@ -131,7 +131,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             hold.close()
             return index_pb2.CountResponse(items_matched=items, items=items)
         tree = _or_close(hold, lambda: filter_of(request.filter, schema, "filter"))
-        ran = await self._run(hold, lambda _: segment.matches(tree).count, context)
+        ran = await self._run(hold, lambda stop: segment.matches(tree, stop).count, context)
         return index_pb2.CountResponse(items_matched=ran.result, items=items)
 
     async def DescribeShard(

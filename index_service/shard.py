@@ -201,7 +201,7 @@ def search_segment(
 ) -> list[Hits]:
     """Return each query's best hits, by score descending, then item_id ascending."""
     # 1. Which rows may be hits: filters give exact counts, and with them the way to search.
-    searches = [_begin(segment, query, effort, limits) for query in queries]
+    searches = [_begin(segment, query, effort, limits, stop) for query in queries]
     unfinished = searches
     while unfinished:
         for together in _by_way(unfinished):
@@ -253,10 +253,12 @@ class _Search:
         return self.plan.doubts(self.tenth_score)
 
 
-def _begin(segment: Segment, query: Query, effort: Effort, limits: PlanLimits) -> _Search:
+def _begin(
+    segment: Segment, query: Query, effort: Effort, limits: PlanLimits, stop: Stop
+) -> _Search:
     """Count what may be a hit, and choose the way."""
     started_s = time.perf_counter()
-    matches = segment.matches(query.filter) if query.filter is not None else None
+    matches = segment.matches(query.filter, stop) if query.filter is not None else None
     matched = segment.items if matches is None else matches.count
     excluded = _excluded_rows(segment, query.exclude_item_ids, matches)
     demand = Demand(

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from index_service.filter import (
 )
 from index_service.generation.manifest import AttributeKind
 from rpc.errors import InvalidArgument
-from tests.index_service.catalogue import random_attributes, serialized
+from tests.index_service.catalogue import never, random_attributes, serialized
 
 SCHEMA = {
     "brand": AttributeKind.KEYWORD,
@@ -47,8 +48,6 @@ VALUES = {
 
 
 def table_of(items):
-    import pyarrow as pa
-
     pairs = ((str(row), serialized(str(row), item)) for row, item in enumerate(items))
     return pa.Table.from_batches([columns(pairs, SCHEMA)])
 
@@ -105,7 +104,7 @@ def leaves():
         names.flatmap(lambda name: st.builds(Equals, st.just(name), VALUES[name])),
         names.flatmap(
             lambda name: st.builds(
-                OneOf, st.just(name), st.lists(VALUES[name], min_size=1, max_size=4).map(tuple)
+                OneOf, st.just(name), st.lists(VALUES[name], min_size=1, max_size=12).map(tuple)
             )
         ),
         st.builds(Exists, names, st.booleans()),
@@ -131,20 +130,55 @@ def attributes():
 def test_any_filter_tree_agrees_with_asking_each_item(attributes, tree):
     check(tree, SCHEMA, FilterLimits(depth_max=100), "filter")
     expected = [row for row, item in enumerate(ITEMS) if matches(tree, item)]
-    assert list(evaluate(tree, attributes)) == expected
+    assert list(evaluate(tree, attributes, never)) == expected
 
 
 def test_a_filter_over_no_items_matches_nothing():
     empty = Attributes.of_table(table_of([]))
     for tree in (Equals("brand", "Acme"), Exists("sale", False), Equals("colors", "red")):
-        assert len(evaluate(tree, empty)) == 0
+        assert len(evaluate(tree, empty, never)) == 0
 
 
-def test_a_million_distinct_values_are_found_by_binary_search():
-    items = [{"brand": f"b{row}"} for row in range(20_000)]
-    many = Attributes.of_table(table_of(items))
-    assert list(evaluate(Equals("brand", "b12345"), many)) == [12345]
-    assert len(evaluate(OneOf("brand", tuple(f"b{n}" for n in range(10_000))), many)) == 10_000
+@pytest.fixture(scope="module")
+def a_million():
+    """A million rows, each with a keyword and a number of its own."""
+    numbers = np.arange(1_000_000)
+    skus = pa.array([f"sku-{number}" for number in numbers.tolist()])
+    return Attributes.of_table(pa.table({"sku": skus, "price": numbers.astype(float)}))
+
+
+@pytest.mark.parametrize("row", [0, 1, 123_456, 999_999])
+def test_one_of_a_million_values_is_found(a_million, row):
+    assert list(evaluate(Equals("sku", f"sku-{row}"), a_million, never)) == [row]
+
+
+def test_ten_thousand_of_a_million_values_are_found_and_foreign_ones_match_nothing(a_million):
+    rows = list(range(0, 1_000_000, 200))
+    known, foreign = [f"sku-{row}" for row in rows], [f"sku-{row}x" for row in rows]
+    tree = OneOf("sku", ("", *known[::-1], *foreign, known[0], "\U0010ffff"))
+    assert list(evaluate(tree, a_million, never)) == rows
+    numbers = OneOf("price", (-1.0, 1e9, *map(float, rows[::-1]), 0.5, 7.25, 0.0))
+    assert list(evaluate(numbers, a_million, never)) == rows
+
+
+class NobodyWaitsError(Exception):
+    """The caller has gone."""
+
+
+def test_a_filter_whose_caller_has_gone_ends_before_its_next_condition(attributes):
+    tree = AllOf((Equals("brand", "Acme"), NoneOf((Exists("sale", True),)), Exists("price", True)))
+    nodes = 5
+    for told_after in range(nodes):
+        calls = []
+
+        def stop(told_after=told_after, calls=calls):
+            calls.append(None)
+            if len(calls) > told_after:
+                raise NobodyWaitsError
+
+        with pytest.raises(NobodyWaitsError):
+            evaluate(tree, attributes, stop)
+        assert len(calls) == told_after + 1
 
 
 @pytest.mark.parametrize(

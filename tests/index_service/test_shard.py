@@ -248,8 +248,8 @@ def test_each_query_of_a_batch_is_doubted_for_its_own_tenth_score(random_home, s
 def test_a_remembered_filter_gives_the_same_matches(random_home, shard):
     tree = Range("price", Bound(5.0, True), None)
     with shard.hold(1) as hold:
-        assert hold.segment.matches(tree) is hold.segment.matches(tree)
-        assert hold.segment.matches(tree).count == sum(
+        assert hold.segment.matches(tree, never) is hold.segment.matches(tree, never)
+        assert hold.segment.matches(tree, never).count == sum(
             item.get("price", 0.0) >= 5.0 for item in random_home[1].attributes
         )
 
