@@ -228,7 +228,13 @@ _LEAVES: dict[str, Callable[[types_pb2.Filter, str], Filter]] = {
 def _bound_of(leaf: types_pb2.RangeFilter, side: str | None, field: str) -> Bound | None:
     if side is None:
         return None
-    return Bound(_value_of(getattr(leaf, side), f"{field}.{side}"), side in ("gte", "lte"))
+    message = getattr(leaf, side)
+    value = _value_of(message, f"{field}.{side}")
+    # Items' times are whole microseconds: where a bound lies between two, the next one begins
+    # what is at or after it, and ends what is before it.
+    if isinstance(value, Time) and message.time.nanos % 1_000 and side in ("gte", "lt"):
+        value = Time(value.micros + 1)
+    return Bound(value, side in ("gte", "lte"))
 
 
 def _value_of(message: types_pb2.FilterValue, field: str) -> FilterValue:

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from index_service.attributes import Attributes
 from index_service.build.columns import columns
@@ -20,104 +19,19 @@ from index_service.filter import (
     NoneOf,
     OneOf,
     Range,
-    Time,
     check,
     evaluate,
 )
-from index_service.generation.manifest import AttributeKind
 from rpc.errors import InvalidArgument
 from tests.index_service.catalogue import never, random_attributes, serialized
+from tests.index_service.filters import SCHEMA, matches, trees
 
-SCHEMA = {
-    "brand": AttributeKind.KEYWORD,
-    "colors": AttributeKind.KEYWORD_LIST,
-    "price": AttributeKind.NUMBER,
-    "sale": AttributeKind.BOOL,
-    "added": AttributeKind.TIME,
-    "unused": AttributeKind.KEYWORD,
-}
 ITEMS = random_attributes(np.random.default_rng(0), 300)
-VALUES = {
-    "brand": st.sampled_from(["Acme", "Böhm", "čapek", "日本", "", "acme", "zzz"]),
-    "colors": st.sampled_from(["red", "pink", "blue", "Red"]),
-    "price": st.sampled_from([-1.5, -0.0, 0.0, 9.99, 10.0, 25.0, 1e300]),
-    "sale": st.booleans(),
-    "added": st.builds(Time, st.integers(-4, 4).map(lambda day: day * 1_000_001)),
-    "unused": st.just("x"),
-}
 
 
 def table_of(items):
     pairs = ((str(row), serialized(str(row), item)) for row, item in enumerate(items))
     return pa.Table.from_batches([columns(pairs, SCHEMA)])
-
-
-def matches(tree, item):
-    """What a filter means, asked of one item."""
-    match tree:
-        case AllOf(filters):
-            return all(matches(each, item) for each in filters)
-        case AnyOf(filters):
-            return any(matches(each, item) for each in filters)
-        case NoneOf(filters):
-            return not any(matches(each, item) for each in filters)
-        case Exists(attribute, present):
-            return (attribute in item) == present
-        case Equals(attribute, value):
-            return value_in(item, attribute, [value])
-        case OneOf(attribute, values):
-            return value_in(item, attribute, values)
-        case Range(attribute, lower, upper):
-            return attribute in item and within(plain(item[attribute]), lower, upper)
-
-
-def value_in(item, attribute, values):
-    if attribute not in item:
-        return False
-    own = item[attribute] if isinstance(item[attribute], list) else [plain(item[attribute])]
-    return any(plain(value) in own for value in values)
-
-
-def plain(value):
-    match value:
-        case Time(micros) | ("time", micros):
-            return micros
-    return value
-
-
-def within(value, lower, upper):
-    above = lower is None or plain(lower.value) < value
-    above = above or (lower.inclusive and plain(lower.value) == value)
-    below = upper is None or value < plain(upper.value)
-    below = below or (upper.inclusive and plain(upper.value) == value)
-    return above and below
-
-
-def leaves():
-    names = st.sampled_from(sorted(SCHEMA))
-    ordered = st.sampled_from(["price", "added"])
-    bound = {
-        name: st.none() | st.builds(Bound, VALUES[name], st.booleans())
-        for name in ("price", "added")
-    }
-    return st.one_of(
-        names.flatmap(lambda name: st.builds(Equals, st.just(name), VALUES[name])),
-        names.flatmap(
-            lambda name: st.builds(
-                OneOf, st.just(name), st.lists(VALUES[name], min_size=1, max_size=12).map(tuple)
-            )
-        ),
-        st.builds(Exists, names, st.booleans()),
-        ordered.flatmap(lambda name: st.builds(Range, st.just(name), bound[name], bound[name])),
-    ).filter(lambda leaf: not isinstance(leaf, Range) or bool(leaf.lower or leaf.upper))
-
-
-def trees():
-    def branches(children):
-        several = st.lists(children, min_size=1, max_size=4).map(tuple)
-        return st.one_of(*(st.builds(kind, several) for kind in (AllOf, AnyOf, NoneOf)))
-
-    return st.recursive(leaves(), branches, max_leaves=12)
 
 
 @pytest.fixture(scope="module")
