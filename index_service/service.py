@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,6 +45,8 @@ PROBES_DEFAULT = 100
 _GENERATION_MAX = 2**63 - 1
 # Loading, releasing and probing take seconds; they never take a search thread.
 _ASIDE_THREADS = 4
+VERIFY_AGAIN_S = 60.0
+"""After how long files that could not be read are checked again."""
 
 
 class IndexService(index_pb2_grpc.IndexServiceServicer):
@@ -70,6 +73,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             recall_sample, plan_limits, lambda: executor.waiting, metrics.count_sampled
         )
         self._moves: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
         self._process = psutil.Process()
         self._log = get_logger()
         self.on_change: Callable[[bool], Awaitable[None]] | None = None
@@ -190,6 +194,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
     async def close(self) -> None:
         """Let loads and releases end, and take no further work."""
+        self._closing.set()
         await asyncio.gather(*self._moves, return_exceptions=True)
         self._sampler.close()
         self._aside.shutdown(wait=False, cancel_futures=True)
@@ -244,6 +249,13 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
 
     async def _verify_late(self, generation: int) -> None:
         """Check what is served already, and let go of it when it is damaged."""
+        while not await self._is_verified(generation):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), VERIFY_AGAIN_S)
+                return
+
+    async def _is_verified(self, generation: int) -> bool:
+        """Check a generation; False when its files could not be read and nothing is known."""
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._aside, self._shard.verify_late, generation)
@@ -252,6 +264,15 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             await self._release(generation)
         except VitrineError as exc:
             self._log.info("not verified", generation=generation, error=str(exc))
+        except OSError as exc:
+            self._log.error(
+                "not verified yet",
+                generation=generation,
+                error=str(exc),
+                again_in_s=VERIFY_AGAIN_S,
+            )
+            return False
+        return True
 
     async def _release(self, generation: int) -> bool:
         loop = asyncio.get_running_loop()

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from index_service.generation.manifest import PROBES_FILE, shard_folder
+from index_service.generation.manifest import PROBES_FILE, Manifest, shard_folder
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
 from index_service.memory import MemoryBudget, needed_bytes
@@ -130,10 +131,10 @@ class Shard:
         Raises:
             DataLoss: a file differs from what the manifest promises.
             VitrineError: it is not here any more.
+            OSError: a file could not be read; nothing is known of it.
         """
-        with self.hold(generation):
-            folder, manifest = self._store.fetch(generation, self.number)
-            verify(folder, manifest, self.number, Verification.FULL)
+        with self.hold(generation) as hold:
+            self._verify(self._store.folder(generation), hold.manifest, Verification.FULL)
 
     @property
     def verifies_late(self) -> bool:
@@ -166,12 +167,8 @@ class Shard:
         # 2. There is memory for it beside those that are here.
         needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
         self.budget.reserve(generation, needed)
-        # 3. They are what the manifest promises; a damaged copy is fetched anew next time.
-        try:
-            verify(folder, manifest, self.number, self._verification)
-        except DataLoss as exc:
-            self._store.forget(exc.file)
-            raise
+        # 3. They are what the manifest promises.
+        self._verify(folder, manifest, self._verification)
         # 4. They are mapped, not read: memory is shared with the page cache.
         segment = Segment.open(
             folder / shard_folder(self.number),
@@ -190,6 +187,14 @@ class Shard:
         return Arrival(
             Loaded(manifest, segment, probes), _us(loaded_s - started_s), _us(warm_s - loaded_s)
         )
+
+    def _verify(self, folder: Path, manifest: Manifest, verification: Verification) -> None:
+        """Check this shard's files; a damaged copy is fetched anew next time."""
+        try:
+            verify(folder, manifest, self.number, verification)
+        except DataLoss as exc:
+            self._store.forget(exc.file)
+            raise
 
 
 def search_segment(

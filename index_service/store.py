@@ -40,7 +40,7 @@ class GenerationStore:
             DataLoss: a file that the manifest names is missing, or the manifest is damaged.
             FailedPrecondition: the generation was written in a format that cannot be read here.
         """
-        folder = self._cache / generation_folder(generation)
+        folder = self.folder(generation)
         if self._local:
             return folder, read_manifest(folder)
         manifest = self._fetch_manifest(generation, folder)
@@ -48,6 +48,10 @@ class GenerationStore:
             for path, entry in manifest.files_by_path(shard).items():
                 self._copy(f"{generation_folder(generation)}/{path}", folder / path, entry.bytes)
         return folder, manifest
+
+    def folder(self, generation: int) -> Path:
+        """Return the local folder of a generation, whether or not it is there."""
+        return self._cache / generation_folder(generation)
 
     def forget(self, file: str) -> None:
         """Drop a damaged copy so that the next fetch brings it anew; originals are left alone."""

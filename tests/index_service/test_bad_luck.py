@@ -1,11 +1,8 @@
 """What a shard does when things are scarce, foreign or absurd."""
 
 import json
-import os
-import resource
 import subprocess
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import grpc
 import numpy as np
@@ -25,6 +22,7 @@ from tests.index_service.catalogue import (
     open_shard,
     random_units,
 )
+from tests.index_service.handles import handles_left
 from tests.index_service.test_build import checksums
 from tests.index_service.test_main import SERVING, command, health, process, wait_until
 
@@ -111,28 +109,6 @@ def test_a_graph_that_this_faiss_cannot_read_names_both_versions(tmp_path):
     shard = open_shard(tmp_path, verification=Verification.SIZE)
     with pytest.raises(DataLoss, match=r"FAISS \S+ cannot read it; it was written with 0\.0\.1"):
         shard.load(1)
-
-
-@contextmanager
-def handles_left(count):
-    """Use up all file handles of this process but so many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + count, hard))
-    taken = []
-    try:
-        while True:
-            try:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                break
-        for _ in range(count):
-            os.close(taken.pop())
-        yield
-    finally:
-        for each in taken:
-            os.close(each)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_without_file_handles_loading_is_refused_with_a_sentence_and_works_later(crowd):

@@ -211,9 +211,9 @@ def bucket(published, request):
     filesystem.rm(root, recursive=True)
 
 
-def remote_shard(url, cache, number=0):
+def remote_shard(url, cache, number=0, verification=Verification.FULL):
     store = GenerationStore(url, cache)
-    return Shard(number, store, Verification.FULL, ShardLimits(), PlanLimits())
+    return Shard(number, store, verification, ShardLimits(), PlanLimits())
 
 
 def test_a_shard_copies_its_own_files_from_an_object_store(bucket, tmp_path):
@@ -239,6 +239,19 @@ def test_a_damaged_copy_is_fetched_anew_the_next_time(bucket, tmp_path):
     with pytest.raises(DataLoss, match=r"graph\.faiss"):
         remote_shard(url, tmp_path).load(1)
     assert remote_shard(url, tmp_path).load(1).loaded.segment.items > 0
+
+
+def test_a_copy_that_is_found_damaged_late_is_fetched_anew_the_next_time(bucket, tmp_path):
+    url, _, _ = bucket
+    shard = remote_shard(url, tmp_path, verification=Verification.LAZY)
+    shard.load(1)
+    [copy] = tmp_path.rglob("graph.faiss")
+    flip_a_bit(copy, 100)
+    with pytest.raises(DataLoss, match=r"graph\.faiss"):
+        shard.verify_late(1)
+    shard.release(1)
+    shard.load(1)
+    shard.verify_late(1)
 
 
 def test_an_object_store_without_the_generation_or_a_file_says_which(bucket, tmp_path):

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from index_service.executor import SearchExecutor
 from index_service.generation.manifest import read_manifest
@@ -35,6 +36,8 @@ from tests.index_service.catalogue import (
     random_attributes,
     random_units,
 )
+from tests.index_service.handles import handles_left
+from tests.index_service.test_generation import flip_a_bit
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,10 @@ class Running:
     def moves(self):
         """Loads, releases and late checks under way."""
         return self._service._moves
+
+    def verify_late(self, generation):
+        """Begin a late check."""
+        return self._service._start(self._service._verify_late(generation))
 
     async def refusal(self, call, request, **options):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -537,10 +544,7 @@ def damaged_home(published, tmp_path):
     """The generations, the first with one byte of its vectors changed."""
     home = tmp_path / "damaged"
     shutil.copytree(published[0], home)
-    file = home / "generations" / "000001" / "shard-0000" / "vectors.f16"
-    content = bytearray(file.read_bytes())
-    content[100] ^= 1
-    file.write_bytes(content)
+    flip_a_bit(home / "generations" / "000001" / "shard-0000" / "vectors.f16", 100)
     return home
 
 
@@ -561,6 +565,39 @@ async def test_a_generation_verified_late_stays_when_it_is_whole(published, tmp_
         while service.moves():
             await asyncio.sleep(0.01)
         assert service.shard.ready
+
+
+async def test_a_late_check_that_finds_no_file_handle_is_made_again(
+    published, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("index_service.service.VERIFY_AGAIN_S", 0.01)
+    home = tmp_path / "copied"
+    shutil.copytree(published[0], home)
+    async with running(home, tmp_path, verification=Verification.LAZY) as service:
+        while service.moves():
+            await asyncio.sleep(0.01)
+        flip_a_bit(home / "generations" / "000001" / "shard-0000" / "vectors.f16", 100)
+        with capture_logs() as logs, handles_left(0):
+            service.verify_late(1)
+            while len(logs) < 3:
+                await asyncio.sleep(0.01)
+            assert {line["event"] for line in logs} == {"not verified yet"}
+            assert "Too many open files" in logs[0]["error"]
+            assert service.shard.ready
+        while service.shard.ready:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_late_check_that_is_to_be_made_again_does_not_keep_the_service_from_closing(
+    published, tmp_path
+):
+    async with running(published[0], tmp_path, verification=Verification.LAZY) as service:
+        while service.moves():
+            await asyncio.sleep(0.01)
+        with capture_logs() as logs, handles_left(0):
+            service.verify_late(1)
+            while not logs:
+                await asyncio.sleep(0.01)
 
 
 async def test_recall_of_live_searches_is_exported(published, tmp_path):
