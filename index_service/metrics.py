@@ -66,6 +66,7 @@ class IndexMetrics(RpcMetrics):
             ["generation"],
             registry=self.registry,
         )
+        self._probed: set[int] = set()
 
         self._recall_found = Counter(
             "vitrine_index_recall_found_total",
@@ -91,9 +92,8 @@ class IndexMetrics(RpcMetrics):
         if sampled is None:
             self._recall_dropped.inc()
             return
-        band = f"{sampled.selectivity_max:g}"
-        self._recall_found.labels(band).inc(sampled.found)
-        self._recall_possible.labels(band).inc(sampled.possible)
+        self._recall_found.labels(sampled.band).inc(sampled.found)
+        self._recall_possible.labels(sampled.band).inc(sampled.possible)
 
     def count_search(self, hits: Iterable[Hits], queue_s: float) -> None:
         """Count one call's queries."""
@@ -111,15 +111,19 @@ class IndexMetrics(RpcMetrics):
         self._load_s.labels("warm").observe(arrival.warm_us / 1e6)
 
     def show_holdings(self, holdings: Iterable[Holding]) -> None:
-        """Show which generations are held, and their items."""
+        """Show which generations are held, and their items; forget what was probed of others."""
         loaded = [holding.loaded for holding in holdings if holding.loaded is not None]
         self._loaded.set(len(loaded))
         self._items.clear()
         for each in loaded:
             self._items.labels(str(each.manifest.generation)).set(each.segment.items)
+        for gone in self._probed - {each.manifest.generation for each in loaded}:
+            self._probed_recall.remove(str(gone))
+            self._probed.remove(gone)
 
     def show_recall(self, generation: int, ann_recall_at_10: float) -> None:
-        """Show a probed recall."""
+        """Show a probed recall of a generation that is held."""
+        self._probed.add(generation)
         self._probed_recall.labels(str(generation)).set(ann_recall_at_10)
 
     def watch(self, name: str, description: str, read: Callable[[], float]) -> None:

@@ -16,8 +16,12 @@ from index_service.shard import search_segment
 from rpc.errors import VitrineError
 from rpc.telemetry import get_logger
 
-SELECTIVITY_BANDS = (0.001, 0.01, 0.1, 0.4, 1.0)
-"""Upper ends of the bands that recall is told apart by."""
+SELECTIVITY_BANDS = (0.001, 0.01, 0.1, 0.8, 1.0)
+"""Upper ends of the bands that recall is told apart by.
+
+Above 0.8, a search is no wider for its filter: `PlanLimits.graph_selectivity_min`.
+"""
+NO_FILTER = "none"
 
 _NICE = 19
 
@@ -26,8 +30,8 @@ _NICE = 19
 class Sampled:
     """One live search, checked."""
 
-    selectivity_max: float
-    """Upper end of the band that its filter's selectivity is in."""
+    band: str
+    """Upper end of the band that its filter's selectivity is in; NO_FILTER without a filter."""
     found: int
     """How many of the exact best it had found."""
     possible: int
@@ -41,7 +45,8 @@ class _BusyError(Exception):
 class RecallSampler:
     """Checks a share of searches, one at a time; gives way to every query that waits.
 
-    Searches on exact paths are left out: they cannot miss anything.
+    Searches on exact paths are left out: they cannot miss anything. So are those with an ef_search
+    of their own: what they miss, their caller has asked for.
     """
 
     def __init__(
@@ -80,10 +85,11 @@ class RecallSampler:
         if not self._share or self._closed:
             return
         for query, answer in zip(queries, hits, strict=True):
-            # Which searches are looked at is no secret.
-            if answer.profile.path.exact or random.random() >= self._share:  # noqa: S311
+            if answer.profile.path.exact or query.ef_search is not None:
                 continue
-            self._begin(hold, query, answer)
+            # Which searches are looked at is no secret.
+            if random.random() < self._share:  # noqa: S311
+                self._begin(hold, query, answer)
 
     def close(self) -> None:
         """Let a running check end soon, and begin no other."""
@@ -132,16 +138,17 @@ def compare(
     possible = len(best.scores)
     least = best.scores[-1] if possible else 0.0
     found = int((answer.scores[:k] >= least).sum())
-    return Sampled(band_of(answer.profile.selectivity), min(found, possible), possible)
+    band = NO_FILTER if query.filter is None else band_of(answer.profile.selectivity)
+    return Sampled(band, min(found, possible), possible)
 
 
-def band_of(selectivity: float) -> float:
-    """Return the upper end of the band that a selectivity is in.
+def band_of(selectivity: float) -> str:
+    """Return the upper end of the band that a filter's selectivity is in.
 
     >>> band_of(0.05), band_of(0.4), band_of(1.0)
-    (0.1, 0.4, 1.0)
+    ('0.1', '0.8', '1')
     """
-    return next(most for most in SELECTIVITY_BANDS if selectivity <= most)
+    return f"{next(most for most in SELECTIVITY_BANDS if selectivity <= most):g}"
 
 
 def _stand_back() -> None:

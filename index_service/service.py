@@ -181,7 +181,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             gate = hold.manifest.gate
             effort = gate.effort.at(request.ef_search) if asked else gate.effort
             measured = await self._probe(hold, count, effort, context)
-        self._metrics.show_recall(request.generation, measured.ann_recall_at_10)
+            self._metrics.show_recall(request.generation, measured.ann_recall_at_10)
         return index_pb2.ProbeRecallResponse(measured=gate_message(_gate_of(measured, gate)))
 
     async def load(self, generation: int) -> Arrival:

@@ -8,6 +8,7 @@ import yaml
 from gateway.fanout import ShardState
 from gateway.metrics import GatewayMetrics
 from index_service.metrics import IndexMetrics
+from index_service.sampling import Sampled
 from protos.vitrine.v1 import search_pb2
 from tests.deploy.readers import DEPLOY, default_ports
 
@@ -24,8 +25,12 @@ def read(name):
     return yaml.safe_load((PROMETHEUS / name).read_text())
 
 
+def rules():
+    return [rule for group in read("rules.yml")["groups"] for rule in group["rules"]]
+
+
 def expressions():
-    return [rule["expr"] for group in read("rules.yml")["groups"] for rule in group["rules"]]
+    return [rule["expr"] for rule in rules()]
 
 
 def exported_families():
@@ -93,8 +98,27 @@ def test_compose_scrapes_every_shard(compose):
     assert sorted(names) == sorted(name for name in compose["services"] if name.startswith(ours))
 
 
+def test_every_recorded_name_is_used_and_every_name_used_is_recorded_before():
+    recorded = set()
+    for rule in rules():
+        used = set(re.findall(r"\bvitrine:[\w:]+", rule["expr"]))
+        assert used <= recorded
+        recorded |= {rule["record"]} if "record" in rule else set()
+    assert recorded == {"vitrine:ann_recall_at_10:1h"}
+    assert set(re.findall(r"\bvitrine:[\w:]+", " ".join(expressions()))) == recorded
+
+
+def test_recall_is_recorded_by_shard_and_by_the_band_that_is_exported():
+    [rule] = [rule for rule in rules() if "record" in rule]
+    assert set(re.findall(r"by \(([^)]*)\)", rule["expr"])) == {"shard, selectivity"}
+    metrics = IndexMetrics("shard-0", "test")
+    metrics.count_sampled(Sampled("none", 9, 10))
+    for name in re.findall(r"\bvitrine_\w+", rule["expr"]):
+        assert metrics.registry.get_sample_value(name, {"selectivity": "none"})
+
+
 def test_every_alert_says_what_to_do():
-    for group in read("rules.yml")["groups"]:
-        for rule in group["rules"]:
+    for rule in rules():
+        if "alert" in rule:
             assert rule["annotations"]["summary"]
             assert rule["annotations"]["action"]

@@ -77,13 +77,30 @@ def test_a_sampled_search_is_shown_with_its_band(shard):
     checks.offer(shard, query, hits)
     [sampled] = checks.shown
     assert isinstance(sampled, Sampled)
-    assert (sampled.selectivity_max, sampled.possible) == (0.4, 10)
+    assert (sampled.band, sampled.possible) == ("0.8", 10)
     assert sampled.found >= 9
 
 
 def test_exact_searches_are_not_checked(shard):
     checks = Checks()
     checks.offer(shard, *answered(shard, exact=True))
+    assert checks.shown == []
+
+
+def test_a_search_without_a_filter_has_a_band_of_its_own(shard):
+    checks = Checks()
+    checks.offer(shard, *answered(shard))
+    everything = Range("price", Bound(0.0, inclusive=True), None)
+    checks.offer(shard, *answered(shard, filter=everything))
+    assert [sampled.band for sampled in checks.shown] == ["none", "1"]
+
+
+def test_searches_with_an_ef_search_of_their_own_are_not_checked(shard):
+    checks = Checks()
+    for ef_search in (1, 400):
+        query, hits = answered(shard, ef_search=ef_search)
+        assert hits.profile.path is SearchPath.HNSW
+        checks.offer(shard, query, hits)
     assert checks.shown == []
 
 
@@ -143,5 +160,14 @@ def test_a_closed_sampler_begins_nothing(shard):
 
 
 def test_every_selectivity_has_a_band():
-    bands = [band_of(share) for share in (0.0, 0.001, 0.0011, 0.05, 0.39, 0.41, 1.0)]
-    assert bands == [0.001, 0.001, 0.01, 0.1, 0.4, 1.0, 1.0]
+    shares = (0.0, 0.001, 0.0011, 0.05, 0.39, 0.8, 0.81, 1.0)
+    assert [band_of(share) for share in shares] == [
+        "0.001",
+        "0.001",
+        "0.01",
+        "0.1",
+        "0.8",
+        "0.8",
+        "1",
+        "1",
+    ]

@@ -413,6 +413,20 @@ async def test_recall_is_probed(service):
     assert (measured.probes, measured.ef_search, measured.ann_recall_at_10) == (16, 500, 1.0)
 
 
+async def test_a_probed_recall_is_exported_until_its_generation_is_released(service):
+    def shown(generation):
+        labels = {"generation": str(generation)}
+        return service.metrics.registry.get_sample_value("vitrine_index_ann_recall_at_10", labels)
+
+    await service.stub.LoadGeneration(index_pb2.IndexServiceLoadGenerationRequest(generation=2))
+    for generation in (1, 2):
+        await service.stub.ProbeRecall(index_pb2.ProbeRecallRequest(generation=generation))
+    assert shown(1) >= 0.9
+    await service.stub.ReleaseGeneration(index_pb2.ReleaseGenerationRequest(generation=1))
+    assert shown(1) is None
+    assert shown(2) >= 0.9
+
+
 @pytest.mark.parametrize("fields", [{"probes": 0}, {"probes": 1001}, {"ef_search": 0}])
 async def test_a_probe_out_of_range_is_refused(service, fields):
     request = index_pb2.ProbeRecallRequest(generation=1, **fields)
@@ -604,7 +618,7 @@ async def test_recall_of_live_searches_is_exported(published, tmp_path):
     async with running(published[0], tmp_path, recall_sample=1.0) as service:
         read = service.metrics.registry.get_sample_value
         await service.stub.Search(a_search(a_query(published)))
-        labels = {"selectivity": "1"}
+        labels = {"selectivity": "none"}
         while not read("vitrine_index_recall_possible_total", labels):
             await asyncio.sleep(0.01)
         # The query wants 5.
