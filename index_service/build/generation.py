@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from index_service.build.gate import ShardsMeasured, choose, warn_below
 from index_service.build.projection import fit
-from index_service.build.publish import alone, enough_room, publish, shard_entries
+from index_service.build.publish import (
+    STAGING_PREFIX,
+    alone,
+    enough_room,
+    publish,
+    shard_entries,
+)
 from index_service.build.ray_workers import RayWorkers
 from index_service.build.shard_files import ShardTask, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
@@ -94,8 +100,8 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
     work = WorkFolder.open(work_dir)
     generations.mkdir(parents=True, exist_ok=True)
     settings = _tuned(work, settings)
-    staging = generations / f".building-{_key(work, settings)}"
-    with alone(generations), enough_room(staging):
+    staging = generations / f"{STAGING_PREFIX}{_key(work, settings)}"
+    with alone(staging), enough_room(staging):
         staging.mkdir(exist_ok=True)
         manifest = _make(work, staging, settings, published_generations(generations))
         if settings.tune:

@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from index_service.generation.verify import entry_of
 from rpc.files import replace_file, sync_folder
 from rpc.terminal import CommandError
 
+STAGING_PREFIX = ".building-"
+"""Begins the name of the folder that a generation is made in; a hash of its inputs follows."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,8 +52,15 @@ def shard_entries(staging: Path, items: Sequence[int]) -> tuple[ShardEntry, ...]
 
 
 @contextmanager
-def alone(generations: Path) -> Iterator[None]:
-    """Keep other builds out of a folder of generations; the lock goes when the process does."""
+def alone(staging: Path) -> Iterator[None]:
+    """Keep other builds out of the folder that `staging` is in, while this process runs.
+
+    What interrupted builds of other inputs left there is removed: nothing else would.
+
+    Raises:
+        CommandError: another build is running.
+    """
+    generations = staging.parent
     with (generations / ".build.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +68,11 @@ def alone(generations: Path) -> Iterator[None]:
             raise CommandError(
                 f"another build is running in {generations}; wait for it to end"
             ) from exc
+        for left in sorted(generations.glob(f"{STAGING_PREFIX}*")):
+            if left != staging:
+                sys.stderr.write(f"removing {left}, left by an interrupted build of other inputs\n")
+                # A worker of it may still be ending; what it writes now goes the next time.
+                shutil.rmtree(left, ignore_errors=True)
         yield
 
 

@@ -20,7 +20,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from index_service.build.gate import ShardsMeasured, choose, warn_below
-from index_service.build.publish import alone, enough_room, publish, shard_entries
+from index_service.build.publish import (
+    STAGING_PREFIX,
+    alone,
+    enough_room,
+    publish,
+    shard_entries,
+)
 from index_service.build.shard_files import appearing, durable, write_graph, write_item_ids
 from index_service.build.workers import Advance, Workers, available_cores
 from index_service.generation.manifest import (
@@ -98,8 +104,8 @@ def reshard(generations: Path, generation: int, num_shards: int) -> Resharded:
     old = read_manifest(source)
     if old.num_shards == num_shards:
         raise CommandError(f"generation {generation} has {num_shards} shards already")
-    staging = generations / f".building-{_key(old, num_shards)}"
-    with alone(generations), enough_room(staging):
+    staging = generations / f"{STAGING_PREFIX}{_key(old, num_shards)}"
+    with alone(staging), enough_room(staging):
         # Damage would become part of a generation whose checksums are right.
         verify(source, old)
         staging.mkdir(exist_ok=True)

@@ -172,6 +172,21 @@ def test_a_build_killed_midway_goes_on_with_the_shards_it_had(tmp_path):
     assert verify(final, manifest_of(tmp_path)) > 0
 
 
+def test_what_an_interrupted_build_left_goes_with_the_next_one_of_other_inputs(tmp_path):
+    random_catalogue(3000, attributes=False).write(tmp_path / "work")
+    building = run_build(tmp_path, "--shards", "6", "--ef-construction", "400")
+    left = wait_for_shards(tmp_path, 1)
+    building.kill()
+    building.communicate()
+    assert left.exists()
+    another = run_build(tmp_path, "--shards", "1", "--seed", "2", "--ef-construction", "16")
+    out, err = another.communicate(timeout=120)
+    assert another.returncode == 0, err
+    assert f"removing {left}, left by an interrupted build" in err
+    assert json.loads(out)["generation"] == 1
+    assert not list((tmp_path / "generations").glob(".building-*"))
+
+
 def wait_for_shards(home, count):
     """Return the staging folder once so many shards are finished."""
     deadline = time.monotonic() + 60
@@ -243,8 +258,11 @@ def test_two_builds_at_once_are_refused(tmp_path):
     (tmp_path / "generations").mkdir()
     with (tmp_path / "generations" / ".build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        left = tmp_path / "generations" / ".building-0123"
+        left.mkdir()
         with pytest.raises(CommandError, match="another build is running"):
             build(catalogue, tmp_path)
+        assert left.exists(), "it may be that build's"
     assert build(catalogue, tmp_path).generation == 1
 
 

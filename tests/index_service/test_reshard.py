@@ -93,6 +93,16 @@ def test_a_damaged_generation_is_not_cut(tmp_path):
     assert not (tmp_path / "generations" / "000002").exists()
 
 
+def test_what_an_interrupted_build_left_goes_when_a_generation_is_cut(tmp_path, capsys):
+    build(random_catalogue(50), tmp_path)
+    left = tmp_path / "generations" / ".building-0123" / "shard-0000"
+    left.mkdir(parents=True)
+    (left / "vectors.f16").write_bytes(b"12")
+    reshard(tmp_path / "generations", 1, 2)
+    assert not left.parent.exists()
+    assert f"removing {left.parent}, left by" in capsys.readouterr().err
+
+
 def test_an_unknown_generation_is_named(tmp_path):
     build(random_catalogue(30), tmp_path)
     with pytest.raises(NotFound, match="7"):
