@@ -1,7 +1,11 @@
 """Where generations live: a folder used in place, or an object store copied from."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 import xxhash
@@ -76,12 +80,36 @@ class GenerationStore:
         if target.exists() and target.stat().st_size == size:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.part")
+        _remove_parts_left(target)
+        with _part_of(target) as part:
+            try:
+                self._filesystem.get_file(f"{self._root.rstrip('/')}/{remote}", str(part))
+            except FileNotFoundError as exc:
+                raise DataLoss(f"{self.url}/{remote}", "the file is missing") from exc
+            part.replace(target)
+
+
+@contextmanager
+def _part_of(target: Path) -> Iterator[Path]:
+    """Yield an empty file beside a target, to be filled and renamed; goes if it is not.
+
+    Processes that share the folder have one each, and a lock on it says that it is in use.
+    """
+    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    with part.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            self._filesystem.get_file(f"{self._root.rstrip('/')}/{remote}", str(aside))
-        except FileNotFoundError as exc:
-            raise DataLoss(f"{self.url}/{remote}", "the file is missing") from exc
-        aside.replace(target)
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _remove_parts_left(target: Path) -> None:
+    """Remove what copies that were killed have left of a target."""
+    for part in target.parent.glob(f".{target.name}.*part"):
+        with suppress(FileNotFoundError, BlockingIOError), part.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def _name_of(url: str) -> str:

@@ -1,7 +1,9 @@
 """What a shard does when things are scarce, foreign or absurd."""
 
 import json
+import os
 import subprocess
+import sys
 from contextlib import suppress
 
 import grpc
@@ -23,6 +25,7 @@ from tests.index_service.catalogue import (
     random_units,
 )
 from tests.index_service.handles import handles_left
+from tests.index_service.slow_store import STOPS_AT
 from tests.index_service.test_build import checksums
 from tests.index_service.test_main import SERVING, command, health, process, wait_until
 
@@ -141,6 +144,53 @@ def test_a_budget_too_small_for_the_promoted_generation_ends_the_start(crowd):
     assert ran.returncode == 1
     assert "error: generation 1 needs about" in ran.stderr
     assert "the memory budget of 0 MiB" in ran.stderr
+
+
+def copying_process(home, *options, stops_at=""):
+    """Start a service that copies from a URL; it stops in the middle of a file if told to."""
+    store = ["--generations", f"slow://{home / 'generations'}", "--cache-dir", str(home / "cache")]
+    module = [sys.executable, "-m", "tests.index_service.slow_store"]
+    return subprocess.Popen(
+        [*module, *store, "--port", "0", "--http-port", "0", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, STOPS_AT: stops_at},
+    )
+
+
+def test_kill_9_while_copying_leaves_no_half_file_and_the_next_start_serves(crowd):
+    home, _ = crowd
+    write_active(str(home / "generations"), Active().promoted(1, "promote", ""))
+    before = checksums(home)
+    graph_bytes = (home / "generations" / "000001" / "shard-0000" / "graph.faiss").stat().st_size
+
+    def halves():
+        parts = (home / "cache").rglob(".graph.faiss.*")
+        return [part for part in parts if part.stat().st_size == graph_bytes // 2]
+
+    started = copying_process(home, stops_at="graph.faiss")
+    try:
+        wait_until(halves, started)
+    finally:
+        started.kill()
+        started.communicate()
+    assert checksums(home) == before
+    assert not list((home / "cache").rglob("graph.faiss"))
+    assert len(halves()) == 1
+
+    announced = home / "announced-again.json"
+    again = copying_process(home, "--announce-file", str(announced))
+    try:
+        wait_until(announced.exists, again)
+        address = json.loads(announced.read_text())["address"]
+        with grpc.insecure_channel(address) as channel:
+            wait_until(lambda: health(channel) == SERVING, again)
+    finally:
+        again.kill()
+        again.communicate()
+    assert not list((home / "cache").rglob("*.part"))
+    [copied] = (home / "cache").rglob("000001")
+    assert verify(copied, manifest_of(home)) > 0
 
 
 def test_kill_9_while_loading_leaves_the_files_and_the_next_start_serves(crowd):

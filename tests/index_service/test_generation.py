@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +254,40 @@ def test_a_copy_that_is_found_damaged_late_is_fetched_anew_the_next_time(bucket,
     shard.release(1)
     shard.load(1)
     shard.verify_late(1)
+
+
+def test_two_shards_that_share_a_cache_may_copy_the_same_file_at_the_same_time(
+    bucket, tmp_path, monkeypatch
+):
+    url, filesystem, _ = bucket
+    both_have_copied = threading.Barrier(2)
+    get_file = type(filesystem).get_file
+
+    def get_with_the_other(self, rpath, lpath, **options):
+        get_file(self, rpath, lpath, **options)
+        both_have_copied.wait(timeout=30)
+
+    monkeypatch.setattr(type(filesystem), "get_file", get_with_the_other)
+    shards = [remote_shard(url, tmp_path) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        loading = [pool.submit(shard.load, 1) for shard in shards]
+        assert all(each.result().loaded.segment.items > 0 for each in loading)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_copy_that_fails_leaves_nothing_and_a_killed_one_goes_with_the_next(bucket, tmp_path):
+    url, filesystem, root = bucket
+    content = filesystem.cat_file(f"{root}/000001/shard-0000/graph.faiss")
+    filesystem.rm(f"{root}/000001/shard-0000/graph.faiss")
+    with pytest.raises(DataLoss, match="missing"):
+        remote_shard(url, tmp_path).load(1)
+    assert not list(tmp_path.rglob("*.part"))
+    filesystem.pipe_file(f"{root}/000001/shard-0000/graph.faiss", content)
+    [folder] = tmp_path.rglob("shard-0000")
+    for name in (".graph.faiss.part", ".graph.faiss.0123.part"):
+        (folder / name).write_bytes(content[:10])
+    assert remote_shard(url, tmp_path).load(1).loaded.segment.items > 0
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_an_object_store_without_the_generation_or_a_file_says_which(bucket, tmp_path):
