@@ -8,11 +8,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+import faiss
 import numpy as np
 import psutil
 
 from index_service.executor import Ran, SearchExecutor, Ticket, one_thread_each
-from index_service.generation.manifest import GateEntry
+from index_service.generation.manifest import GateEntry, Manifest
 from index_service.holdings import Hold
 from index_service.metrics import IndexMetrics
 from index_service.planner import HITS_MEASURED, Effort, PlanLimits
@@ -242,6 +243,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             self._log.info(
                 "loaded", generation=generation, load_us=arrival.load_us, warm_us=arrival.warm_us
             )
+            self._warn_of_another_faiss(arrival.loaded.manifest)
         await self._tell()
         if arrival.load_us and self._shard.verifies_late:
             self._start(self._verify_late(generation))
@@ -273,6 +275,17 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
             )
             return False
         return True
+
+    def _warn_of_another_faiss(self, manifest: Manifest) -> None:
+        """Say that graphs come from another FAISS than the one that searches them."""
+        if manifest.faiss_version != faiss.__version__:
+            self._log.warning(
+                "a generation was built with another version of FAISS; its recall was measured "
+                "with that one, and ProbeRecall measures it with this one",
+                generation=manifest.generation,
+                built_with=manifest.faiss_version,
+                searched_with=faiss.__version__,
+            )
 
     async def _release(self, generation: int) -> bool:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ import shutil
 import threading
 from contextlib import asynccontextmanager
 
+import faiss
 import grpc
 import numpy as np
 import orjson
@@ -612,6 +613,22 @@ async def test_a_late_check_that_is_to_be_made_again_does_not_keep_the_service_f
             service.verify_late(1)
             while not logs:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_generation_of_another_faiss_is_served_with_a_warning(published, tmp_path):
+    home = tmp_path / "copied"
+    shutil.copytree(published[0], home)
+    path = home / "generations" / "000002" / "manifest.json"
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "faiss_version": "0.0.1"}))
+    with capture_logs() as logs:
+        async with running(home, tmp_path) as service:
+            load = index_pb2.IndexServiceLoadGenerationRequest(generation=2)
+            await service.stub.LoadGeneration(load)
+            await service.stub.LoadGeneration(load)
+            assert (await service.stub.Search(a_search(a_query(published), generation=2))).hits
+    [warning] = [line for line in logs if "another version of FAISS" in line["event"]]
+    assert (warning["log_level"], warning["generation"]) == ("warning", 2)
+    assert (warning["built_with"], warning["searched_with"]) == ("0.0.1", faiss.__version__)
 
 
 async def test_recall_of_live_searches_is_exported(published, tmp_path):
