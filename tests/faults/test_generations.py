@@ -9,9 +9,16 @@ import pytest
 
 from protos.vitrine.v1 import admin_pb2, index_pb2
 from tests.faults.load import Load
-from tests.system.deployment import add_copy_of_generation, copy_home, read_items, write_items
+from tests.system.deployment import (
+    NUM_SHARDS,
+    add_copy_of_generation,
+    copy_home,
+    read_items,
+    write_items,
+)
 from tests.system.polling import eventually
 from tests.system.processes import succeed, vitrine
+from tests.system.web import metric
 from tests.system.wire import failure_of
 
 SHARD = "shard-0002"
@@ -93,6 +100,24 @@ def promote(cluster, generation: int, **fields) -> admin_pb2.PromoteGenerationRe
 def rollback(cluster) -> admin_pb2.RollbackGenerationResponse:
     request = admin_pb2.RollbackGenerationRequest()
     return cluster.stubs().admin.RollbackGeneration(request, timeout=60)
+
+
+def test_a_promotion_is_refused_where_one_shard_lacks_the_memory_and_the_other_serves_on(cluster):
+    one = metric(cluster.shard(0).http_address, "vitrine_index_memory_estimated_bytes")
+    add_copy_of_generation(cluster.home, 1, 120)
+    before = (cluster.home / "generations" / "active.json").read_bytes()
+    cluster.shard(0).kill()
+    tight = cluster.start_again("shard-0", MEMORY_BUDGET_BYTES=int(1.5 * one))
+    cluster.wait_until_whole()
+
+    failure = failure_of(lambda: promote(cluster, 120, force_reason="even by force"))
+    assert failure.code == "RESOURCE_EXHAUSTED"
+    assert "generation 120 needs about" in failure.message
+
+    assert cluster.search(text="red hat", min_coverage=1.0).generation == 1
+    assert [held(cluster, shard) for shard in range(NUM_SHARDS)] == [{1}] * NUM_SHARDS
+    assert (cluster.home / "generations" / "active.json").read_bytes() == before
+    tight.kill()
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

@@ -1,13 +1,17 @@
 """Callers in a hurry, callers who leave, and more of them than there is room for."""
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import pytest
 
 from protos.vitrine.v1 import encoder_pb2, index_pb2, search_pb2, types_pb2
 from rpc.vectors import pack
+from tests.faults.load import Load
 from tests.system.polling import eventually
+from tests.system.processes import wait_until_serving
 from tests.system.web import metric
 from tests.system.wire import Stubs, failure_in, failure_of
 
@@ -172,6 +176,39 @@ def test_calls_beyond_a_shards_queue_are_refused_at_once(cluster):
         assert refused
         assert all(refused_for_now(failure) for failure in refused)
         assert sum(error is None for error in outcomes) >= 2, "one runs, one waits"
+
+
+@contextmanager
+def no_file_handle_left(process):
+    """Let a running process open nothing more: no connection, no file."""
+    limited = psutil.Process(process.pid)
+    usual = limited.rlimit(psutil.RLIMIT_NOFILE)
+    limited.rlimit(psutil.RLIMIT_NOFILE, (3, usual[1]))
+    try:
+        yield
+    finally:
+        limited.rlimit(psutil.RLIMIT_NOFILE, usual)
+
+
+def test_a_shard_without_file_handles_answers_who_is_connected_and_lets_others_in_later(cluster):
+    shard = cluster.shard(0)
+    describe = index_pb2.DescribeShardRequest()
+    with Load(cluster.gateway.address) as load:
+        with no_file_handle_left(shard):
+            load.wait_for_more(100)
+            stranger = Stubs(shard.address)
+            failure = failure_of(lambda: stranger.index.DescribeShard(describe, timeout=2))
+            assert failure.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+            stranger.close()
+            load.wait_for_more(20)
+        late = Stubs(shard.address)
+        assert late.index.DescribeShard(describe, timeout=20, wait_for_ready=True).shard == 0
+        late.close()
+        load.wait_for_more(20)
+    assert load.failures == []
+    assert all(outcome.response.coverage.fraction == 1 for outcome in load.outcomes)
+    assert shard.running
+    wait_until_serving(shard)
 
 
 def test_a_message_over_the_limit_is_refused_and_harms_nobody(cluster):
