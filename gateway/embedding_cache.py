@@ -2,6 +2,9 @@
 
 The text of a key is the text that was encoded: the door brings queries into Unicode form NFC with
 single spaces before anything else, so two spellings of one query are one key and one encoding.
+
+The encoder of a key is the one that made the embedding, as its answer says. A query is looked up
+under the encoder that is expected to answer: where that was replaced, it is encoded afresh.
 """
 
 import asyncio
@@ -49,7 +52,7 @@ class EmbeddingCache:
         A caller that is cancelled withdraws the encoding only when no other waits for it.
 
         Args:
-            key: encoder and text.
+            key: the encoder that is expected to answer, and the text.
             encode: starts the encoding; cancelling what it returns withdraws it.
             timeout_s: how long to wait for it.
             bypass: encode afresh, and keep nothing of it.
@@ -79,13 +82,15 @@ class EmbeddingCache:
         return embedding
 
     def _keep(self, key: Key, embedding: Embedding) -> None:
-        """Keep an embedding of the encoder that was asked for, and make room for it."""
+        """Keep an embedding under the encoder that made it, and make room for it."""
+        # Each answer has a string of its own; one for all entries is enough.
+        maker = sys.intern(embedding.encoder_id)
+        key = (maker, key[1])
         size = _size_bytes(key, embedding)
-        if embedding.encoder_id != key[0] or key in self._kept or size > self._bytes_max:
+        if key in self._kept or size > self._bytes_max:
             return
         # A row of a shared answer would keep the whole answer in memory.
-        own = replace(embedding, vector=embedding.vector.copy(), encoder_id=key[0])
-        self._kept[key] = own
+        self._kept[key] = replace(embedding, vector=embedding.vector.copy(), encoder_id=maker)
         self.size_bytes += size
         while self.size_bytes > self._bytes_max:
             oldest, evicted = self._kept.popitem(last=False)

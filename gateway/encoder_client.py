@@ -28,10 +28,15 @@ class Embedding:
 
 
 class EncoderClient:
-    """Calls the encoder service; remembers what it said of itself."""
+    """Calls the encoder service; remembers what it said of itself.
+
+    Attributes:
+        encoder_id: of the encoder that answered last; empty before any did.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.target = settings.encoder
+        self.encoder_id = ""
         self.reachable = False
         self.detail = "not reached yet"
         self.description = encoder_pb2.DescribeEncoderResponse()
@@ -58,6 +63,7 @@ class EncoderClient:
             self.detail = f"{exc.code().name}: {exc.details()}"
             return
         self.reachable, self.detail = True, ""
+        self.encoder_id = self.description.encoder_id
 
     def encode(self, text: str, deadline: Deadline) -> "asyncio.Future[Embedding]":
         """Return the future embedding of a query text; cancelling it withdraws the text."""
@@ -83,6 +89,7 @@ class EncoderClient:
             if not is_gone(exc):
                 raise from_rpc_error(exc) from exc
             response = await self._call_again(batch)
+        self.encoder_id = response.encoder_id
         rows = unpack(response.embeddings, response.dim)
         truncated = set(response.truncated)
         return [

@@ -158,13 +158,18 @@ class Searcher:
         deadline = Deadline.after(share_s)
         try:
             return await self._embeddings.get(
-                (view.encoder_id, text),
+                (self._expected_encoder(view), text),
                 lambda: self._cluster.encoder.encode(text, deadline),
                 share_s,
                 bypass=bypass,
             )
         except (TimeoutError, DeadlineExceeded) as exc:
             raise DeadlineExceeded("embed") from exc
+
+    def _expected_encoder(self, view: GenerationView) -> str:
+        """Return whose embedding to look for: the connected encoder's, where it belongs here."""
+        connected = self._cluster.encoder.encoder_id
+        return connected if view.accepts(connected) else view.encoder_id
 
     def _shard_deadline(self, plan: SearchPlan, deadline: Deadline) -> Deadline:
         settings = self._settings

@@ -58,6 +58,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
     num_shards: int
     generations: dict[int, dict[str, np.ndarray]]
     encoder_id: str = ENCODER_ID
+    compatible_query_encoders: tuple[str, ...] = ()
     ann_recall: float = 1.0
     can_load: set[int] = field(default_factory=set)
     calls: list[int] = field(default_factory=list)
@@ -135,6 +136,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
             generation=generation,
             state=READY,
             encoder_id=self.encoder_id,
+            compatible_query_encoders=self.compatible_query_encoders,
             dim=DIM,
             num_shards=self.num_shards,
             items=len(self.generations[generation]),

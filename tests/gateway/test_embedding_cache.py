@@ -143,15 +143,15 @@ async def test_a_bypassing_caller_who_leaves_withdraws_its_encoding():
     assert encodings.futures[0].cancelled()
 
 
-async def test_an_embedding_of_another_encoder_is_not_kept():
+async def test_an_embedding_is_kept_under_the_encoder_that_made_it():
     cache, encodings = EmbeddingCache(100_000), Encodings()
-    for place in range(2):
-        caller = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
-        await asyncio.sleep(0)
-        encodings.futures[place].set_result(embedding("encoder-b"))
-        await caller
+    await cache.get(KEY, lambda: answered(embedding("encoder-b")), 60.0)
 
-    assert len(encodings.futures) == 2
+    kept = await cache.get(("encoder-b", "red dress"), encodings, 60.0)
+    assert (kept.cached, kept.encoder_id, len(encodings.futures)) == (True, "encoder-b", 0)
+    asked_again = await cache.get(KEY, lambda: answered(embedding()), 60.0)
+    assert (asked_again.cached, asked_again.encoder_id) == (False, "encoder-a")
+    assert (await cache.get(KEY, encodings, 60.0)).encoder_id == "encoder-a"
 
 
 async def test_a_failed_encoding_is_not_remembered():

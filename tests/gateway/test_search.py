@@ -319,3 +319,51 @@ async def test_a_query_is_encoded_once_unless_it_asks_to_be_encoded_afresh(tmp_p
             assert answer.hits.item_ids
 
         assert it.encoder.calls == [["red dress"], ["red dress"]]
+
+
+def accept_query_encoders(it, *encoder_ids):
+    """Make the generation list encoders that may ask in place of its own."""
+    for shard in it.shards:
+        shard.compatible_query_encoders = encoder_ids
+
+
+async def searched(it, text="red dress"):
+    """Return the encoder of a search's embedding, and whether that came from the cache."""
+    answer = await it.searcher.search(SearchPlan(TextQuery(text)), soon())
+    return answer.embedding.encoder_id, answer.embedding.cached
+
+
+async def test_a_compatible_encoders_embeddings_are_cached(tmp_path):
+    async with running(tmp_path, look=False) as it:
+        accept_query_encoders(it, "encoder-b")
+        it.encoder.encoder_id = "encoder-b"
+        await it.cluster.look()
+
+        assert await searched(it) == ("encoder-b", False)
+        assert await searched(it) == ("encoder-b", True)
+        assert it.encoder.calls == [["red dress"]]
+
+
+async def test_an_encoder_replaced_while_running_is_asked_again(tmp_path):
+    async with running(tmp_path, look=False) as it:
+        accept_query_encoders(it, "encoder-b")
+        await it.cluster.look()
+        assert await searched(it) == ("encoder-a", False)
+
+        it.encoder.encoder_id = "encoder-b"
+        assert await searched(it, "blue dress") == ("encoder-b", False)
+        assert await searched(it) == ("encoder-b", False), "its first answer says who it is"
+        assert await searched(it) == ("encoder-b", True)
+
+        it.encoder.encoder_id = "encoder-a"
+        await it.cluster.look()
+        assert await searched(it) == ("encoder-a", True), "so does a look at the cluster"
+
+
+async def test_an_encoder_that_the_generation_does_not_know_hides_no_cached_embedding(tmp_path):
+    async with running(tmp_path) as it:
+        await searched(it)
+        it.encoder.encoder_id = "encoder-b"
+        await it.cluster.look()
+
+        assert await searched(it) == ("encoder-a", True)
