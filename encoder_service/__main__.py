@@ -114,13 +114,8 @@ def _check_encoder(
 ) -> ReferenceCheck:
     check = encoder.check_references()
     metrics.reference_cosine.set(check.mean)
-    if not check.mean >= settings.reference_cosine_min:
-        told = (
-            f"{settings.bundle}: vectors made on this processor have a mean cosine of "
-            f"{check.mean:.4f} to the recorded ones; at least {settings.reference_cosine_min} is "
-            "needed"
-        )
-        _refuse_or_override(settings, metrics, told)
+    if told := check.shortfall(settings):
+        _refuse_or_override(settings, metrics, f"{settings.bundle}: {told}")
     return check
 
 
@@ -129,13 +124,8 @@ def _check_reranker(
 ) -> PairCheck:
     check = reranker.check_references()
     metrics.reranker_spearman.set(check.spearman)
-    if not check.spearman >= settings.reranker_spearman_min:
-        told = (
-            f"{settings.reranker_bundle}: scores made on this processor have a rank correlation of "
-            f"{check.spearman:.4f} with the recorded ones; at least "
-            f"{settings.reranker_spearman_min} is needed"
-        )
-        _refuse_or_override(settings, metrics, told)
+    if told := check.shortfall(settings):
+        _refuse_or_override(settings, metrics, f"{settings.reranker_bundle}: {told}")
     return check
 
 

@@ -20,13 +20,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from encoder_service.bundle import EncoderBundle, load_bundle
-from encoder_service.embed_workers import embed_workers
-from encoder_service.encoder import Encoder, load_encoder
+from encoder_service.embed_workers import embed_workers, load_checked
+from encoder_service.encoder import Encoder
 from encoder_service.item_text import ItemTemplate
+from encoder_service.settings import ReferenceSettings
 from encoder_service.vector_cache import Hashes, VectorCache, hashes_of
 from protos.vitrine.v1.types_pb2 import Item
 from rpc.errors import DataLoss
 from rpc.files import replace_file, sync_folder
+from rpc.settings import read_settings
 from rpc.terminal import CommandError, errors_as_sentences, print_result, progress_bar
 
 FORMAT_VERSION = 1
@@ -65,7 +67,12 @@ class Items:
 
 
 def embed(
-    bundle: EncoderBundle, items_path: Path, cache_folder: Path, out: Path, ray: str = ""
+    bundle: EncoderBundle,
+    items_path: Path,
+    cache_folder: Path,
+    out: Path,
+    ray: str = "",
+    limits: ReferenceSettings | None = None,
 ) -> dict[str, Any]:
     """Write vectors.f16, probes.npy and embed.json; return what was done.
 
@@ -75,10 +82,13 @@ def embed(
         cache_folder: where vectors are kept between builds.
         out: the folder to write to.
         ray: address of the Ray cluster that embeds; empty for this machine's cores.
+        limits: how close to its recorded vectors the bundle must come wherever it embeds; None
+            takes them from the environment, as the service does.
 
     Raises:
         DataLoss: the bundle or the items file is damaged.
-        CommandError: the items file is missing, or the cluster.
+        CommandError: the items file is missing, or the cluster; or the bundle makes other vectors
+            on a processor than it should.
     """
     started_s = time.perf_counter()
     items = open_items(items_path)
@@ -88,11 +98,12 @@ def embed(
         # What the bundle says beside its identity may have changed since.
         _write_description(out, bundle, items.count, identity)
         return _result(bundle, items.count, 0, items.count, started_s)
-    encoder = load_encoder(bundle)
-    cache_folder = cache_folder / bundle.encoder_id
+    limits = limits or read_settings(ReferenceSettings, flags=False)
+    encoder = load_checked(bundle, limits)
+    cache_folder = cache_folder / _cache_name(bundle, limits)
     hashes = _hash_items(items, bundle)
     cache = VectorCache(cache_folder, bundle.dim)
-    embedded = _embed_missing(encoder, items, hashes, cache, ray)
+    embedded = _embed_missing(encoder, items, hashes, cache, ray, limits)
     _write_vectors(out, hashes, VectorCache(cache_folder, bundle.dim))
     _write_probes(out, items, encoder)
     _write_description(out, bundle, items.count, identity)
@@ -143,8 +154,19 @@ def _hash_items(items: Items, bundle: EncoderBundle) -> Hashes:
     return np.concatenate(parts) if parts else hashes_of([])
 
 
+def _cache_name(bundle: EncoderBundle, limits: ReferenceSettings) -> str:
+    """Return the folder of a bundle's vectors; those that nothing vouches for lie apart."""
+    unchecked = limits.serve_below_reference_cosine
+    return f"{bundle.encoder_id}-unchecked" if unchecked else bundle.encoder_id
+
+
 def _embed_missing(
-    encoder: Encoder, items: Items, hashes: Hashes, cache: VectorCache, ray: str
+    encoder: Encoder,
+    items: Items,
+    hashes: Hashes,
+    cache: VectorCache,
+    ray: str,
+    limits: ReferenceSettings,
 ) -> int:
     """Embed every text that the cache lacks, once; return how many."""
     first_rows = _first_rows(hashes)
@@ -156,7 +178,7 @@ def _embed_missing(
     with (
         progress_bar("embedding", total=count) as advance,
         cache.writer() as writer,
-        embed_workers(encoder, ray) as embed_portions,
+        embed_workers(encoder, ray, limits) as embed_portions,
     ):
         for window in _windows(items, encoder.bundle, missing):
             portions = _portions(window)

@@ -16,6 +16,7 @@ from encoder_service.bundle import (
 from encoder_service.layout import Layout
 from encoder_service.model import LoadedModel, require_fit
 from encoder_service.session import Session
+from encoder_service.settings import ReferenceSettings
 from encoder_service.tokenizer import Tokenizer
 from rpc.cpu import cpu_features
 
@@ -31,6 +32,15 @@ class ReferenceCheck:
     texts: int
     mean: float
     least: float
+
+    def shortfall(self, limits: ReferenceSettings) -> str:
+        """Say in which way the vectors are not the recorded ones; empty when they are."""
+        if self.mean >= limits.reference_cosine_min:
+            return ""
+        return (
+            f"vectors made on this processor have a mean cosine of {self.mean:.4f} to the "
+            f"recorded ones; at least {limits.reference_cosine_min} is needed"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from encoder_service.bundle import (
 )
 from encoder_service.model import LoadedModel, require_fit
 from encoder_service.session import Session
+from encoder_service.settings import ReferenceSettings
 from encoder_service.tokenizer import Tokenizer
 
 Scores = NDArray[np.float32]
@@ -29,6 +30,15 @@ class PairCheck:
     pairs: int
     spearman: float
     largest_difference: float
+
+    def shortfall(self, limits: ReferenceSettings) -> str:
+        """Say in which way the scores are not the recorded ones; empty when they are."""
+        if self.spearman >= limits.reranker_spearman_min:
+            return ""
+        return (
+            f"scores made on this processor have a rank correlation of {self.spearman:.4f} with "
+            f"the recorded ones; at least {limits.reranker_spearman_min} is needed"
+        )
 
 
 @dataclass(frozen=True, slots=True)

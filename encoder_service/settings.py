@@ -3,13 +3,41 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from encoder_service.layout import Layout
 from rpc.settings import Port, Seconds, ServiceSettings
 
 
-class EncoderSettings(ServiceSettings):
+class ReferenceSettings(BaseSettings):
+    """How close a bundle must come, on this processor, to what it recorded at export."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VITRINE_ENCODER_", extra="ignore", env_ignore_empty=True
+    )
+
+    reference_cosine_min: float = Field(
+        0.97,
+        ge=-1,
+        le=1,
+        description="Least mean cosine of reference texts, encoded here, to their recorded vectors; "
+        "below it the service refuses to serve, and a build to embed.",
+    )
+    reranker_spearman_min: float = Field(
+        0.9,
+        ge=-1,
+        le=1,
+        description="Least rank correlation of reference pairs scored at start with their recorded "
+        "scores; below it the service refuses to serve.",
+    )
+    serve_below_reference_cosine: bool = Field(
+        False,
+        description="Serve, and embed, vectors or scores that failed their check; logged, and shown "
+        "as a metric.",
+    )
+
+
+class EncoderSettings(ReferenceSettings, ServiceSettings):
     """What the encoder service needs to know."""
 
     model_config = SettingsConfigDict(env_prefix="VITRINE_ENCODER_", cli_kebab_case=True)
@@ -48,23 +76,4 @@ class EncoderSettings(ServiceSettings):
     )
     encode_timeout_s: Seconds = Field(
         30.0, description="Longest that a call may take, whatever deadline its caller has."
-    )
-    reference_cosine_min: float = Field(
-        0.97,
-        ge=-1,
-        le=1,
-        description="Least mean cosine of reference texts encoded at start to their recorded "
-        "vectors; below it the service refuses to serve.",
-    )
-    reranker_spearman_min: float = Field(
-        0.9,
-        ge=-1,
-        le=1,
-        description="Least rank correlation of reference pairs scored at start with their recorded "
-        "scores; below it the service refuses to serve.",
-    )
-    serve_below_reference_cosine: bool = Field(
-        False,
-        description="Serve vectors or scores that failed their check; logged, and shown as a "
-        "metric.",
     )

@@ -52,14 +52,18 @@ class ServiceSettings(BaseSettings):
     )
 
 
-def read_settings(kind: type[S]) -> S:
+def read_settings(kind: type[S], *, flags: bool = True) -> S:
     """Return settings from command-line flags, then environment variables, then defaults.
+
+    Args:
+        kind: the settings.
+        flags: whether the command line is read.
 
     Raises:
         CommandError: names each setting that is missing or wrong, as flag and as variable.
     """
     try:
-        return kind(_cli_parse_args=True)
+        return kind(_cli_parse_args=flags)
     except ValidationError as exc:
         prefix = kind.model_config.get("env_prefix", "")
         problems = (

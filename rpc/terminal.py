@@ -59,6 +59,11 @@ def print_result(result: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def warn(message: str) -> None:
+    """Print `warning: ...` on stderr."""
+    sys.stderr.write(f"warning: {message}\n")
+
+
 def fail(message: str) -> NoReturn:
     """Print `error: ...` on stderr and exit with status 1."""
     sys.stderr.write(f"error: {message}\n")

@@ -10,6 +10,9 @@ import pytest
 
 from encoder_service.bundle import load_bundle
 from encoder_service.embed import embed
+from encoder_service.embed_workers import embed_workers
+from encoder_service.encoder import load_encoder
+from encoder_service.settings import ReferenceSettings
 from encoder_service.vector_cache import VectorCache, hashes_of
 from protos.vitrine.v1.types_pb2 import Item
 from rpc.errors import DataLoss
@@ -66,6 +69,37 @@ def test_a_cluster_makes_the_vectors_that_this_machine_would(tmp_path, minilm_bu
     result = embed(bundle, items, tmp_path / "other-cache", tmp_path / "there", ray="local")
     assert result["embedded"] == 200
     np.testing.assert_array_equal(read_vectors(tmp_path / "here"), read_vectors(tmp_path / "there"))
+
+
+def test_a_bundle_that_makes_noise_here_embeds_and_caches_nothing(tmp_path, noisy_bundle):
+    items = write_items(tmp_path / "items.arrow", titles(3))
+    with pytest.raises(CommandError, match=r"mean cosine of .* at least 0\.97 is needed"):
+        embed(load_bundle(noisy_bundle), items, tmp_path / "cache", tmp_path / "out")
+    assert not (tmp_path / "out" / "vectors.f16").exists()
+    assert cached_bytes(tmp_path) == 0
+
+
+def test_noise_is_embedded_when_told_so_and_kept_apart_from_checked_vectors(
+    tmp_path, noisy_bundle, monkeypatch, capsys
+):
+    items = write_items(tmp_path / "items.arrow", titles(3))
+    bundle = load_bundle(noisy_bundle)
+    monkeypatch.setenv("VITRINE_ENCODER_SERVE_BELOW_REFERENCE_COSINE", "true")
+    assert embed(bundle, items, tmp_path / "cache", tmp_path / "out")["embedded"] == 3
+    assert "warning: " in capsys.readouterr().err
+    assert cached_bytes(tmp_path) > 0
+    assert not (tmp_path / "cache" / bundle.encoder_id).exists()
+
+
+def test_a_process_of_a_cluster_that_makes_noise_is_refused(noisy_bundle):
+    pytest.importorskip("ray")
+    # As on a machine where the bundle fits, with a cluster of machines where it does not.
+    unchecked = load_encoder(load_bundle(noisy_bundle))
+    with (
+        embed_workers(unchecked, "local", ReferenceSettings()) as embed_portions,
+        pytest.raises(CommandError, match="mean cosine of"),
+    ):
+        list(embed_portions([["red dress"]]))
 
 
 def test_second_build_embeds_only_what_is_new(tmp_path, minilm_bundle):
