@@ -89,7 +89,7 @@ def inspect(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 @app.command(epilog="Example: vitrine bundle verify minilm-int8")
 def verify(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Check every file's sum, and the vectors that this machine makes against those recorded."""
+    """Check every file's sum, and the vectors or scores made here against those recorded."""
     _run("encoder_service.bundle", ["verify", f"{folder}"], as_json=as_json)
 
 

@@ -1,7 +1,7 @@
 """Encoder bundles: load one, and refuse one that is damaged or does not fit together.
 
-`python -m encoder_service.bundle inspect|verify DIR` prints JSON; verify also encodes the reference
-texts and compares their vectors with the recorded ones.
+`python -m encoder_service.bundle inspect|verify DIR` prints JSON; verify also runs the reference
+texts, or pairs, and compares what they get with what was recorded.
 """
 
 import base64
@@ -17,7 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from rpc.errors import DataLoss, FailedPrecondition
-from rpc.terminal import CommandError, errors_as_sentences, print_result, progress_bar
+from rpc.terminal import errors_as_sentences, print_result, progress_bar
 
 FORMAT_VERSION = 1
 ENCODER_FILE = "encoder.json"
@@ -259,34 +259,27 @@ def verify(
     cosine_min: Annotated[
         float, typer.Option(help="Least mean cosine to the recorded vectors.", min=-1.0, max=1.0)
     ] = 0.97,
+    spearman_min: Annotated[
+        float,
+        typer.Option(
+            help="Least rank correlation with a cross-encoder's scores.", min=-1.0, max=1.0
+        ),
+    ] = 0.9,
 ) -> None:
-    """Check a bundle's files, and its vectors on this machine's processor."""
-    # The encoder module needs this one: importing it first would be a circle.
-    from encoder_service.encoder import load_encoder
+    """Check a bundle's files, and what it makes on this machine's processor."""
+    # This module is needed by what needs these: importing them first would be a circle.
+    from encoder_service.settings import ReferenceSettings
+    from encoder_service.verification import verify_bundle
 
+    limits = ReferenceSettings(
+        reference_cosine_min=cosine_min, reranker_spearman_min=spearman_min
+    )
     with errors_as_sentences():
         with progress_bar("checking files", total=None):
             bundle = load_bundle(folder)
-            encoder = load_encoder(bundle)
-        with progress_bar("encoding reference texts", total=None):
-            check = encoder.check_references()
-        if not check.mean >= cosine_min:
-            raise CommandError(
-                f"{folder}: vectors made here have a mean cosine of {check.mean:.4f} to the "
-                f"recorded ones, at least {cosine_min} is needed: this processor needs another "
-                "bundle; export one here"
-            )
-        print_result(
-            {
-                "encoder_id": bundle.encoder_id,
-                "name": bundle.name,
-                "verified": True,
-                "reference_texts": check.texts,
-                "reference_cosine_mean": round(check.mean, 6),
-                "reference_cosine_min": round(check.least, 6),
-                "cpu_features": encoder.cpu_features,
-            }
-        )
+        with progress_bar("running references", total=None):
+            figures = verify_bundle(bundle, limits)
+        print_result(figures)
 
 
 if __name__ == "__main__":

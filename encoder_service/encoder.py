@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,14 @@ class ReferenceCheck:
             f"vectors made on this processor have a mean cosine of {self.mean:.4f} to the "
             f"recorded ones; at least {limits.reference_cosine_min} is needed"
         )
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was measured, by name."""
+        return {
+            "reference_texts": self.texts,
+            "reference_cosine_mean": round(self.mean, 6),
+            "reference_cosine_min": round(self.least, 6),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,14 @@ class PairCheck:
             f"scores made on this processor have a rank correlation of {self.spearman:.4f} with "
             f"the recorded ones; at least {limits.reranker_spearman_min} is needed"
         )
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was measured, by name."""
+        return {
+            "reference_pairs": self.pairs,
+            "reference_spearman": round(self.spearman, 6),
+            "reference_largest_difference": round(self.largest_difference, 6),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from encoder_service.bundle import (
 )
 from encoder_service.encoder import load_encoder
 from rpc.errors import DataLoss, FailedPrecondition
-from tests.encoder_service.cross_encoder import graph_of
+from tests.encoder_service.cross_encoder import PAIRS, graph_of, with_scores
 from training.bundle_files import encoder_id as encoder_id_of_export
 
 
@@ -158,3 +158,16 @@ def test_verify_refuses_vectors_that_are_not_the_recorded_ones(noisy_bundle):
     assert "error: " in verified.stderr
     assert "mean cosine of" in verified.stderr
     assert "Traceback" not in verified.stderr
+
+
+def test_verify_scores_the_pairs_of_a_cross_encoder(cross_encoder, cross_encoder_copy):
+    verified = run_command("verify", cross_encoder)
+    assert verified.returncode == 0, verified.stderr
+    figures = json.loads(verified.stdout)
+    assert (figures["kind"], figures["reference_pairs"]) == ("cross_encoder", len(PAIRS))
+    assert figures["reference_spearman"] == 1.0
+    noise = np.random.default_rng(1).normal(size=len(PAIRS))
+    refused = run_command("verify", with_scores(cross_encoder_copy, noise))
+    assert refused.returncode == 1
+    assert "rank correlation of" in refused.stderr
+    assert "Traceback" not in refused.stderr
