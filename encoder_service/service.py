@@ -99,12 +99,15 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             [(request.query, text) for text in request.texts],
             Lane.RERANK,
             within_s=self._within_s(context),
+            refuse_truncation=request.refuse_truncation,
         )
         return encoder_pb2.RerankResponse(
             scores=done.values.tolist(),
             reranker_id=models.reranker.bundle.encoder_id,
             queue_us=done.queue_us,
             compute_us=done.compute_us,
+            truncated=done.truncated,
+            tokens=done.tokens,
         )
 
     def _opened(self) -> Models:

@@ -84,8 +84,8 @@ class Served:
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
-    async def rerank(self, query, texts, timeout_s=30.0):
-        request = encoder_pb2.RerankRequest(query=query, texts=texts)
+    async def rerank(self, query, texts, timeout_s=30.0, **fields):
+        request = encoder_pb2.RerankRequest(query=query, texts=texts, **fields)
         try:
             return await self.stub.Rerank(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
@@ -282,6 +282,18 @@ async def test_rerank_scores_the_texts_in_their_order(reranking):
     assert reranking.metric("vitrine_encoder_texts_total", "rerank") == 8
     assert reranking.metric("vitrine_encoder_truncated_total", "rerank") == 2
     assert (await reranking.stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest())).can_rerank
+
+
+async def test_rerank_says_which_pairs_were_cut_or_refuses_them_as_asked(reranking):
+    texts = ["Rubber hose 20 m", "boots " * 500, "Linen dress", "coat " * 500]
+    answer = await reranking.rerank("warm coat", texts)
+    assert list(answer.truncated) == [1, 3]
+    pairs = reranking.reranker.tokenize([("warm coat", text) for text in texts])
+    assert answer.tokens == sum(tokens.ids.size for tokens in pairs)
+    with pytest.raises(InvalidArgument, match=r"texts\[1\] is .*; allowed texts that fit"):
+        await reranking.rerank("warm coat", texts[:2], refuse_truncation=True)
+    whole = await reranking.rerank("warm coat", texts[::2], refuse_truncation=True)
+    assert (len(whole.scores), list(whole.truncated)) == (2, [])
 
 
 @pytest.mark.parametrize(

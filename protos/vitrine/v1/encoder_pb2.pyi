@@ -68,21 +68,27 @@ class EncodeResponse(_message.Message):
     def __init__(self, embeddings: _Optional[bytes] = ..., dim: _Optional[int] = ..., encoder_id: _Optional[str] = ..., truncated: _Optional[_Iterable[int]] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class RerankRequest(_message.Message):
-    __slots__ = ("query", "texts")
+    __slots__ = ("query", "texts", "refuse_truncation")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    REFUSE_TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     query: str
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, query: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    refuse_truncation: bool
+    def __init__(self, query: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., refuse_truncation: _Optional[bool] = ...) -> None: ...
 
 class RerankResponse(_message.Message):
-    __slots__ = ("scores", "reranker_id", "queue_us", "compute_us")
+    __slots__ = ("scores", "reranker_id", "queue_us", "compute_us", "truncated", "tokens")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     RERANKER_ID_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     reranker_id: str
     queue_us: int
     compute_us: int
-    def __init__(self, scores: _Optional[_Iterable[float]] = ..., reranker_id: _Optional[str] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ...) -> None: ...
+    truncated: _containers.RepeatedScalarFieldContainer[int]
+    tokens: int
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., reranker_id: _Optional[str] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., truncated: _Optional[_Iterable[int]] = ..., tokens: _Optional[int] = ...) -> None: ...
