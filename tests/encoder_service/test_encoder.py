@@ -1,12 +1,7 @@
-import asyncio
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from encoder_service.lanes import Bounds, Lane
-from encoder_service.pool import WorkerPool
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 shared = settings(
@@ -26,33 +21,6 @@ def cosine_of_rows(left, right):
     return (left * right).sum(axis=1) / (
         np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     )
-
-
-@pytest.fixture
-def pool(encoder):
-    """A lone query takes every core, others take one each."""
-    pool = WorkerPool(
-        dict.fromkeys((Lane.QUERY, Lane.ITEM), encoder),
-        workers=2,
-        bounds=Bounds(4096, 1_000_000),
-        observer=Unobserved(),
-    )
-    yield pool
-    pool.close()
-
-
-@shared
-@given(st.lists(texts, min_size=2, max_size=8), st.sampled_from((Lane.QUERY, Lane.ITEM)))
-async def test_a_text_has_the_same_vector_alone_in_any_batch_and_under_load(pool, batch, lane):
-    alone = np.stack([(await pool.run([text], lane)).values[0] for text in batch])
-    async with asyncio.TaskGroup() as load:
-        for neighbour in batch:
-            load.create_task(pool.run([neighbour * 3, "boots"], Lane.ITEM))
-            load.create_task(pool.run([neighbour[::-1], neighbour], Lane.QUERY))
-        together = load.create_task(pool.run(batch, lane))
-        backwards = load.create_task(pool.run(batch[::-1], lane))
-    assert cosine_of_rows(together.result().values, alone).min() >= 0.9999
-    assert cosine_of_rows(backwards.result().values[::-1], alone).min() >= 0.9999
 
 
 @shared
