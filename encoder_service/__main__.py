@@ -114,6 +114,7 @@ def _check_encoder(
 ) -> ReferenceCheck:
     check = encoder.check_references()
     metrics.reference_cosine.set(check.mean)
+    metrics.reference_cosine_least.set(check.least)
     if told := check.shortfall(settings):
         _refuse_or_override(settings, metrics, f"{settings.bundle}: {told}")
     return check
@@ -147,6 +148,7 @@ def _shown(encoder: Encoder, check: ReferenceCheck) -> dict[str, Any]:
         "max_tokens": encoder.bundle.max_tokens,
         "quantization": encoder.bundle.quantization,
         "reference_cosine": round(check.mean, 6),
+        "reference_cosine_least": round(check.least, 6),
         "cpu_features": ", ".join(encoder.cpu_features),
         "every_core_from_tokens": _finite(encoder.session.spread_from),
     }

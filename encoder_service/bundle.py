@@ -259,6 +259,9 @@ def verify(
     cosine_min: Annotated[
         float, typer.Option(help="Least mean cosine to the recorded vectors.", min=-1.0, max=1.0)
     ] = 0.97,
+    cosine_each_min: Annotated[
+        float, typer.Option(help="Least cosine of any one of them.", min=-1.0, max=1.0)
+    ] = 0.9,
     spearman_min: Annotated[
         float,
         typer.Option(
@@ -272,7 +275,10 @@ def verify(
     from encoder_service.verification import verify_bundle
 
     limits = ReferenceSettings(
-        reference_cosine_min=cosine_min, reranker_spearman_min=spearman_min
+        reference_cosine_min=cosine_min,
+        reference_cosine_each_min=cosine_each_min,
+        reranker_spearman_min=spearman_min,
+        serve_below_reference_cosine=False,
     )
     with errors_as_sentences():
         with progress_bar("checking files", total=None):

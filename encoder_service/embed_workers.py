@@ -71,9 +71,7 @@ def _on_threads(encoder: Encoder) -> Iterator[EmbedPortions]:
 
 
 @contextmanager
-def _on_cluster(
-    address: str, bundle: Path, limits: ReferenceSettings
-) -> Iterator[EmbedPortions]:
+def _on_cluster(address: str, bundle: Path, limits: ReferenceSettings) -> Iterator[EmbedPortions]:
     """Embed in a process a core of a Ray cluster, each with the bundle loaded.
 
     Args:
@@ -127,9 +125,7 @@ class _Embedder:
     def embed(self, texts: Sequence[str]) -> Halves:
         """Return the vectors of texts."""
         try:
-            self._encoder = self._encoder or load_checked(
-                load_bundle(self._bundle), self._limits
-            )
+            self._encoder = self._encoder or load_checked(load_bundle(self._bundle), self._limits)
         except VitrineError as exc:
             # These do not survive the way between processes; their sentence does.
             raise CommandError(str(exc)) from None

@@ -36,12 +36,17 @@ class ReferenceCheck:
 
     def shortfall(self, limits: ReferenceSettings) -> str:
         """Say in which way the vectors are not the recorded ones; empty when they are."""
-        if self.mean >= limits.reference_cosine_min:
-            return ""
-        return (
-            f"vectors made on this processor have a mean cosine of {self.mean:.4f} to the "
-            f"recorded ones; at least {limits.reference_cosine_min} is needed"
-        )
+        if not self.mean >= limits.reference_cosine_min:
+            return (
+                f"vectors made on this processor have a mean cosine of {self.mean:.4f} to the "
+                f"recorded ones; at least {limits.reference_cosine_min} is needed"
+            )
+        if not self.least >= limits.reference_cosine_each_min:
+            return (
+                f"a vector made on this processor has a cosine of {self.least:.4f} to the recorded "
+                f"one; each needs at least {limits.reference_cosine_each_min}"
+            )
+        return ""
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured, by name."""

@@ -46,6 +46,11 @@ class EncoderMetrics:
             "Mean cosine of the reference texts, encoded at start, to their recorded vectors.",
             registry=rpc.registry,
         )
+        self.reference_cosine_least = Gauge(
+            "vitrine_encoder_reference_cosine_least",
+            "Least cosine of any reference text, encoded at start, to its recorded vector.",
+            registry=rpc.registry,
+        )
         self.reranker_spearman = Gauge(
             "vitrine_encoder_reranker_spearman",
             "Rank correlation of the reference pairs, scored at start, with their recorded scores; "
@@ -54,7 +59,7 @@ class EncoderMetrics:
         )
         self.reference_check_overridden = Gauge(
             "vitrine_encoder_reference_check_overridden",
-            "1 when the service serves although one of the two is too low, else 0.",
+            "1 when the service serves although one of those three is too low, else 0.",
             registry=rpc.registry,
         )
 

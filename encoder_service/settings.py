@@ -20,8 +20,15 @@ class ReferenceSettings(BaseSettings):
         0.97,
         ge=-1,
         le=1,
-        description="Least mean cosine of reference texts, encoded here, to their recorded vectors; "
-        "below it the service refuses to serve, and a build to embed.",
+        description="Least mean cosine of reference texts, encoded here, to their recorded "
+        "vectors; below it the service refuses to serve, and a build to embed.",
+    )
+    reference_cosine_each_min: float = Field(
+        0.9,
+        ge=-1,
+        le=1,
+        description="Least cosine that any one of those texts may have; below it the same is "
+        "refused.",
     )
     reranker_spearman_min: float = Field(
         0.9,
@@ -32,8 +39,8 @@ class ReferenceSettings(BaseSettings):
     )
     serve_below_reference_cosine: bool = Field(
         False,
-        description="Serve, and embed, vectors or scores that failed their check; logged, and shown "
-        "as a metric.",
+        description="Serve, and embed, vectors or scores that failed their check; logged, and "
+        "shown as a metric.",
     )
 
 

@@ -5,11 +5,13 @@ import re
 import grpc
 import yaml
 
+from encoder_service.metrics import EncoderMetrics
 from gateway.fanout import ShardState
 from gateway.metrics import GatewayMetrics
 from index_service.metrics import IndexMetrics
 from index_service.sampling import Sampled
 from protos.vitrine.v1 import search_pb2
+from rpc.telemetry import RpcMetrics
 from tests.deploy.readers import DEPLOY, default_ports
 
 PROMETHEUS = DEPLOY / "prometheus"
@@ -34,8 +36,10 @@ def expressions():
 
 
 def exported_families():
-    """Return the metrics of a gateway and of an index service; each has what all services have."""
-    services = (GatewayMetrics("test"), IndexMetrics("shard-0", "test"))
+    """Return the metrics of each service; each has what all services have."""
+    encoder = RpcMetrics("encoder", "test")
+    EncoderMetrics(encoder)
+    services = (GatewayMetrics("test"), IndexMetrics("shard-0", "test"), encoder)
     return [family for service in services for family in service.registry.collect()]
 
 
@@ -62,6 +66,12 @@ def test_every_metric_that_a_rule_points_to_is_exported():
     texts = (PROMETHEUS / "rules.yml").read_text()
     families = {family.name for family in exported_families()}
     assert set(re.findall(r"\bvitrine_\w+", texts)) <= exported_names() | families
+
+
+def test_an_encoder_that_serves_what_failed_its_check_raises_an_alert():
+    [alert] = [rule for rule in rules() if "reference_check_overridden" in rule["expr"]]
+    assert alert["alert"] == "VitrineReferenceCheckOverridden"
+    assert alert["expr"].endswith("(vitrine_encoder_reference_check_overridden) > 0")
 
 
 def test_every_status_code_in_the_rules_exists():

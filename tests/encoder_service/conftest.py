@@ -11,6 +11,8 @@ from encoder_service.layout import Layout
 from tests.encoder_service.cross_encoder import write_cross_encoder
 from training.bundle_files import write_bundle
 
+Order = Callable[[list[str]], list[str]]
+
 
 @pytest.fixture(scope="session")
 def encoder(minilm_bundle: Path) -> Encoder:
@@ -51,13 +53,30 @@ def reseal(bundle_copy: Path) -> Callable[[], None]:
 
 
 @pytest.fixture
-def noisy_bundle(bundle_copy: Path, reseal: Callable[[], None]) -> Path:
+def record_vectors_of(bundle_copy: Path, reseal: Callable[[], None]) -> Callable[[Order], Path]:
+    """Makes a sound bundle whose recorded vectors stand in another order than its texts."""
+
+    def record(order: Order) -> Path:
+        path = bundle_copy / "reference.json"
+        document = json.loads(path.read_text())
+        entries = document["references"]
+        vectors = order([entry["vector"] for entry in entries])
+        for entry, vector in zip(entries, vectors, strict=True):
+            entry["vector"] = vector
+        path.write_text(json.dumps(document))
+        reseal()
+        return bundle_copy
+
+    return record
+
+
+@pytest.fixture
+def noisy_bundle(record_vectors_of: Callable[[Order], Path]) -> Path:
     """A sound bundle whose recorded vectors belong to other texts."""
-    path = bundle_copy / "reference.json"
-    document = json.loads(path.read_text())
-    vectors = [entry["vector"] for entry in document["references"]]
-    for entry, vector in zip(document["references"], [*vectors[1:], vectors[0]], strict=True):
-        entry["vector"] = vector
-    path.write_text(json.dumps(document))
-    reseal()
-    return bundle_copy
+    return record_vectors_of(lambda vectors: [*vectors[1:], vectors[0]])
+
+
+@pytest.fixture
+def partly_noisy_bundle(record_vectors_of: Callable[[Order], Path]) -> Path:
+    """One whose recorded vector belongs to another text once, and else to its own."""
+    return record_vectors_of(lambda vectors: [vectors[1], *vectors[1:]])

@@ -1,7 +1,13 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from encoder_service.bundle import load_bundle
+from encoder_service.encoder import ReferenceCheck, load_encoder
+from encoder_service.settings import ReferenceSettings
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 shared = settings(
@@ -59,6 +65,19 @@ def test_reference_vectors_are_met_here(encoder):
     assert check.texts >= 32
     assert check.mean >= 0.99
     assert check.least > 0.9
+
+
+def test_one_text_of_noise_is_not_hidden_by_the_mean_of_all(partly_noisy_bundle):
+    check = load_encoder(load_bundle(partly_noisy_bundle)).check_references()
+    limits = ReferenceSettings()
+    assert check.mean >= limits.reference_cosine_min
+    assert check.least < limits.reference_cosine_each_min
+    assert re.search(r"has a cosine of .* each needs at least 0\.9", check.shortfall(limits))
+
+
+def test_a_vector_that_is_no_number_passes_no_limit():
+    nowhere = ReferenceCheck(texts=3, mean=float("nan"), least=float("nan"))
+    assert nowhere.shortfall(ReferenceSettings(reference_cosine_min=-1))
 
 
 def test_queries_mean_what_they_say(encoder):

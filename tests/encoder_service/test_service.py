@@ -354,6 +354,7 @@ def test_process_serves_shows_metrics_and_stops_when_told(tmp_path, minilm_bundl
         page = f"http://{announced['http_address']}/metrics"
         metrics = urllib.request.urlopen(page, timeout=20).read().decode()
         assert "vitrine_encoder_reference_cosine 0.99" in metrics
+        assert "vitrine_encoder_reference_cosine_least 0.9" in metrics
         assert 'vitrine_encoder_texts_total{lane="query"} 1.0' in metrics
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
@@ -395,6 +396,13 @@ def test_process_refuses_noise_unless_overridden(tmp_path, noisy_bundle):
     finally:
         overridden.kill()
         overridden.communicate()
+
+
+def test_process_refuses_a_bundle_that_makes_noise_of_a_few_texts(tmp_path, partly_noisy_bundle):
+    refused = start(partly_noisy_bundle, tmp_path)
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "each needs at least 0.9" in errors.splitlines()[-1]
 
 
 def test_damaged_bundle_ends_the_process_with_a_sentence(tmp_path, bundle_copy):

@@ -1,4 +1,4 @@
-"""As the service is put together for use: what a text gets does not depend on what runs beside it."""
+"""As the service is put together for use: what a text gets does not depend on what runs beside."""
 
 import asyncio
 from itertools import cycle, islice
