@@ -88,9 +88,16 @@ def inspect(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example: vitrine bundle verify minilm-int8")
-def verify(folder: FolderArgument, as_json: JsonOption = False) -> None:
+def verify(
+    folder: FolderArgument,
+    record: Annotated[
+        bool, typer.Option("--record", help="Add this processor to those it was verified on.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check every file's sum, and the vectors or scores made here against those recorded."""
-    _run("encoder_service.bundle", ["verify", f"{folder}"], as_json=as_json)
+    arguments = ["verify", f"{folder}", *(["--record"] if record else [])]
+    _run("encoder_service.bundle", arguments, as_json=as_json)
 
 
 def _run(module: str, arguments: Sequence[str], *, as_json: bool) -> None:

@@ -150,6 +150,7 @@ def _shown(encoder: Encoder, check: ReferenceCheck) -> dict[str, Any]:
         "reference_cosine": round(check.mean, 6),
         "reference_cosine_least": round(check.least, 6),
         "cpu_features": ", ".join(encoder.cpu_features),
+        "verified_here": encoder.verified_here,
         "every_core_from_tokens": _finite(encoder.session.spread_from),
     }
 

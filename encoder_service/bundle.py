@@ -7,6 +7,7 @@ texts, or pairs, and compares what they get with what was recorded.
 import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,11 @@ class EncoderBundle:
     quantization: str
     matryoshka_dims: tuple[int, ...]
     compatible_query_encoders: tuple[dict[str, Any], ...]
+    verified_on: tuple[frozenset[str], ...]
+
+    def is_verified_on(self, cpu_features: Sequence[str]) -> bool:
+        """Tell whether it was measured on a processor with these features and no others."""
+        return frozenset(cpu_features) in self.verified_on
 
     @property
     def model_path(self) -> Path:
@@ -219,6 +225,9 @@ def _bundle_of(folder: Path, document: dict[str, Any]) -> EncoderBundle:
         quantization=str(document["quantization"]),
         matryoshka_dims=tuple(int(dim) for dim in document["matryoshka_dims"]),
         compatible_query_encoders=tuple(document["compatible_query_encoders"]),
+        verified_on=tuple(
+            frozenset(map(str, entry["cpu_features"])) for entry in document.get("verified_on", ())
+        ),
     )
 
 
@@ -268,11 +277,14 @@ def verify(
             help="Least rank correlation with a cross-encoder's scores.", min=-1.0, max=1.0
         ),
     ] = 0.9,
+    record: Annotated[
+        bool, typer.Option("--record", help="Add this processor to verified_on of encoder.json.")
+    ] = False,
 ) -> None:
     """Check a bundle's files, and what it makes on this machine's processor."""
     # This module is needed by what needs these: importing them first would be a circle.
     from encoder_service.settings import ReferenceSettings
-    from encoder_service.verification import verify_bundle
+    from encoder_service.verification import record_verified, verify_bundle
 
     limits = ReferenceSettings(
         reference_cosine_min=cosine_min,
@@ -285,6 +297,8 @@ def verify(
             bundle = load_bundle(folder)
         with progress_bar("running references", total=None):
             figures = verify_bundle(bundle, limits)
+        if record:
+            figures["recorded"] = record_verified(bundle, figures)
         print_result(figures)
 
 

@@ -69,6 +69,11 @@ class Encoder(LoadedModel):
         """Return the shape of one text's result."""
         return (self.bundle.dim,)
 
+    @property
+    def verified_here(self) -> bool:
+        """Tell whether the bundle was measured on a processor like this one before."""
+        return self.bundle.is_verified_on(self.cpu_features)
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors of shape (n, dim), each text run on its own.
 

@@ -60,6 +60,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServiceServicer):
             cpu_features=models.encoder.cpu_features,
             reference_cosine=models.reference_cosine,
             can_rerank=models.reranker is not None,
+            verified_here=models.encoder.verified_here,
         )
 
     async def Encode(

@@ -13,9 +13,19 @@ def cpu_features() -> list[str]:
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return [platform.machine()]
-    for line in text.splitlines():
+        text = ""
+    return features_in(text) or [platform.machine()]
+
+
+def features_in(cpuinfo: str) -> list[str]:
+    """Return the features that matter for INT8 of the first processor in /proc/cpuinfo's text.
+
+    >>> features_in("flags: fpu avx2 avx512_vnni")
+    ['avx2', 'avx512_vnni']
+    """
+    for line in cpuinfo.splitlines():
+        # x86 calls them flags, arm64 Features.
         if line.startswith(("flags", "Features")):
-            present = set(line.split())
+            present = set(line.partition(":")[2].split())
             return [feature for feature in CPU_FEATURES if feature in present]
-    return [platform.machine()]
+    return []

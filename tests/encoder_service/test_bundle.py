@@ -14,6 +14,7 @@ from encoder_service.bundle import (
     read_references,
 )
 from encoder_service.encoder import load_encoder
+from rpc.cpu import cpu_features
 from rpc.errors import DataLoss, FailedPrecondition
 from tests.encoder_service.cross_encoder import PAIRS, graph_of, with_scores
 from training.bundle_files import encoder_id as encoder_id_of_export
@@ -73,6 +74,22 @@ def test_another_format_version_is_refused(bundle_copy):
 def test_edited_template_is_refused_because_it_changes_vectors(bundle_copy):
     edit(bundle_copy, item_template="{title} {brand}")
     with pytest.raises(DataLoss, match="it was edited"):
+        load_bundle(bundle_copy)
+
+
+def test_processors_that_it_was_verified_on_are_known_by_their_features(bundle_copy):
+    edit(bundle_copy, verified_on=[{"cpu_features": ["avx2"]}, {"cpu_features": ["asimd", "i8mm"]}])
+    bundle = load_bundle(bundle_copy)
+    assert bundle.is_verified_on(["avx2"])
+    assert bundle.is_verified_on(["i8mm", "asimd"])
+    assert not bundle.is_verified_on(["asimd"])
+    assert not bundle.is_verified_on(["avx2", "avx512_vnni"])
+
+
+@pytest.mark.parametrize("verified_on", [{"cpu_features": []}, [["avx2"]], [{}], 3])
+def test_nonsense_about_processors_is_refused_by_name(bundle_copy, verified_on):
+    edit(bundle_copy, verified_on=verified_on)
+    with pytest.raises(DataLoss, match=r"encoder\.json: field missing or of the wrong type"):
         load_bundle(bundle_copy)
 
 
@@ -171,3 +188,23 @@ def test_verify_scores_the_pairs_of_a_cross_encoder(cross_encoder, cross_encoder
     assert refused.returncode == 1
     assert "rank correlation of" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_verify_records_this_processor_once_when_told_to(cross_encoder_copy):
+    before = load_bundle(cross_encoder_copy)
+    assert not before.is_verified_on(cpu_features())
+    run_command("verify", cross_encoder_copy)
+    assert load_bundle(cross_encoder_copy) == before, "nobody asked for it"
+    recorded = [run_command("verify", cross_encoder_copy, "--record").stdout for _ in range(2)]
+    assert [json.loads(printed)["recorded"] for printed in recorded] == [True, False]
+    after = load_bundle(cross_encoder_copy)
+    assert after.is_verified_on(cpu_features())
+    assert after.encoder_id == before.encoder_id
+    [entry] = read_description(cross_encoder_copy)["verified_on"]
+    assert entry["reference_spearman"] == 1.0
+
+
+def test_what_makes_noise_is_not_recorded(noisy_bundle):
+    before = (noisy_bundle / "encoder.json").read_bytes()
+    assert run_command("verify", noisy_bundle, "--record").returncode == 1
+    assert (noisy_bundle / "encoder.json").read_bytes() == before

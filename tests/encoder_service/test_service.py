@@ -21,6 +21,7 @@ from encoder_service.service import EncoderService, Models
 from encoder_service.settings import EncoderSettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from rpc.client import open_channel
+from rpc.cpu import cpu_features
 from rpc.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -361,6 +362,26 @@ def test_process_serves_shows_metrics_and_stops_when_told(tmp_path, minilm_bundl
         assert process.returncode == 0
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_process_says_whether_its_processor_is_among_those_verified(tmp_path, bundle_copy, known):
+    path = bundle_copy / "encoder.json"
+    document = json.loads(path.read_text())
+    features = cpu_features() if known else ["another"]
+    document["verified_on"] = [{"cpu_features": features}]
+    path.write_text(json.dumps(document))
+    process = start(bundle_copy, tmp_path)
+    try:
+        assert logged(process, "serving")["verified_here"] is known
+        announced = json.loads((tmp_path / "encoder.json").read_text())
+        with grpc.insecure_channel(announced["address"]) as channel:
+            stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+            described = stub.DescribeEncoder(encoder_pb2.DescribeEncoderRequest(), timeout=20)
+        assert described.verified_here is known
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_process_that_is_told_to_stop_while_it_loads_does_not_finish_loading(

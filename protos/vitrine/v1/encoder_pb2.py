@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.vitrine.v1 import types_pb2 as protos_dot_vitrine_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/vitrine/v1/encoder.proto\x12\nvitrine.v1\x1a\x1dprotos/vitrine/v1/types.proto\"\x18\n\x16\x44\x65scribeEncoderRequest\"\xff\x01\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x62\x61tch_texts_max\x18\x05 \x01(\r\x12\x15\n\ritem_template\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x17\n\x0fmatryoshka_dims\x18\x08 \x03(\r\x12\x14\n\x0c\x63pu_features\x18\t \x03(\t\x12\x18\n\x10reference_cosine\x18\n \x01(\x01\x12\x12\n\ncan_rerank\x18\x0b \x01(\x08\"q\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.vitrine.v1.TextKind\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x19\n\x11refuse_truncation\x18\x04 \x01(\x08\"\x8e\x01\n\x0e\x45ncodeResponse\x12\x12\n\nembeddings\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x03(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\ncompute_us\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\"H\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x19\n\x11refuse_truncation\x18\x03 \x01(\x08\"~\n\x0eRerankResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x13\n\x0breranker_id\x18\x02 \x01(\t\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\ncompute_us\x18\x04 \x01(\x04\x12\x11\n\ttruncated\x18\x05 \x03(\r\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x32\xee\x01\n\x0e\x45ncoderService\x12Z\n\x0f\x44\x65scribeEncoder\x12\".vitrine.v1.DescribeEncoderRequest\x1a#.vitrine.v1.DescribeEncoderResponse\x12?\n\x06\x45ncode\x12\x19.vitrine.v1.EncodeRequest\x1a\x1a.vitrine.v1.EncodeResponse\x12?\n\x06Rerank\x12\x19.vitrine.v1.RerankRequest\x1a\x1a.vitrine.v1.RerankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/vitrine/v1/encoder.proto\x12\nvitrine.v1\x1a\x1dprotos/vitrine/v1/types.proto\"\x18\n\x16\x44\x65scribeEncoderRequest\"\x96\x02\n\x17\x44\x65scribeEncoderResponse\x12\x12\n\nencoder_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x62\x61tch_texts_max\x18\x05 \x01(\r\x12\x15\n\ritem_template\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x17\n\x0fmatryoshka_dims\x18\x08 \x03(\r\x12\x14\n\x0c\x63pu_features\x18\t \x03(\t\x12\x18\n\x10reference_cosine\x18\n \x01(\x01\x12\x12\n\ncan_rerank\x18\x0b \x01(\x08\x12\x15\n\rverified_here\x18\x0c \x01(\x08\"q\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04kind\x18\x02 \x01(\x0e\x32\x14.vitrine.v1.TextKind\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x19\n\x11refuse_truncation\x18\x04 \x01(\x08\"\x8e\x01\n\x0e\x45ncodeResponse\x12\x12\n\nembeddings\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x03(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\ncompute_us\x18\x06 \x01(\x04\x12\x0e\n\x06tokens\x18\x07 \x01(\x04\"H\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x19\n\x11refuse_truncation\x18\x03 \x01(\x08\"~\n\x0eRerankResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x13\n\x0breranker_id\x18\x02 \x01(\t\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\ncompute_us\x18\x04 \x01(\x04\x12\x11\n\ttruncated\x18\x05 \x03(\r\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x32\xee\x01\n\x0e\x45ncoderService\x12Z\n\x0f\x44\x65scribeEncoder\x12\".vitrine.v1.DescribeEncoderRequest\x1a#.vitrine.v1.DescribeEncoderResponse\x12?\n\x06\x45ncode\x12\x19.vitrine.v1.EncodeRequest\x1a\x1a.vitrine.v1.EncodeResponse\x12?\n\x06Rerank\x12\x19.vitrine.v1.RerankRequest\x1a\x1a.vitrine.v1.RerankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEENCODERREQUEST']._serialized_start=78
   _globals['_DESCRIBEENCODERREQUEST']._serialized_end=102
   _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=105
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=360
-  _globals['_ENCODEREQUEST']._serialized_start=362
-  _globals['_ENCODEREQUEST']._serialized_end=475
-  _globals['_ENCODERESPONSE']._serialized_start=478
-  _globals['_ENCODERESPONSE']._serialized_end=620
-  _globals['_RERANKREQUEST']._serialized_start=622
-  _globals['_RERANKREQUEST']._serialized_end=694
-  _globals['_RERANKRESPONSE']._serialized_start=696
-  _globals['_RERANKRESPONSE']._serialized_end=822
-  _globals['_ENCODERSERVICE']._serialized_start=825
-  _globals['_ENCODERSERVICE']._serialized_end=1063
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=383
+  _globals['_ENCODEREQUEST']._serialized_start=385
+  _globals['_ENCODEREQUEST']._serialized_end=498
+  _globals['_ENCODERESPONSE']._serialized_start=501
+  _globals['_ENCODERESPONSE']._serialized_end=643
+  _globals['_RERANKREQUEST']._serialized_start=645
+  _globals['_RERANKREQUEST']._serialized_end=717
+  _globals['_RERANKRESPONSE']._serialized_start=719
+  _globals['_RERANKRESPONSE']._serialized_end=845
+  _globals['_ENCODERSERVICE']._serialized_start=848
+  _globals['_ENCODERSERVICE']._serialized_end=1086
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,7 @@ class DescribeEncoderRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeEncoderResponse(_message.Message):
-    __slots__ = ("encoder_id", "name", "dim", "max_tokens", "batch_texts_max", "item_template", "quantization", "matryoshka_dims", "cpu_features", "reference_cosine", "can_rerank")
+    __slots__ = ("encoder_id", "name", "dim", "max_tokens", "batch_texts_max", "item_template", "quantization", "matryoshka_dims", "cpu_features", "reference_cosine", "can_rerank", "verified_here")
     ENCODER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class DescribeEncoderResponse(_message.Message):
     CPU_FEATURES_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_COSINE_FIELD_NUMBER: _ClassVar[int]
     CAN_RERANK_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_HERE_FIELD_NUMBER: _ClassVar[int]
     encoder_id: str
     name: str
     dim: int
@@ -35,7 +36,8 @@ class DescribeEncoderResponse(_message.Message):
     cpu_features: _containers.RepeatedScalarFieldContainer[str]
     reference_cosine: float
     can_rerank: bool
-    def __init__(self, encoder_id: _Optional[str] = ..., name: _Optional[str] = ..., dim: _Optional[int] = ..., max_tokens: _Optional[int] = ..., batch_texts_max: _Optional[int] = ..., item_template: _Optional[str] = ..., quantization: _Optional[str] = ..., matryoshka_dims: _Optional[_Iterable[int]] = ..., cpu_features: _Optional[_Iterable[str]] = ..., reference_cosine: _Optional[float] = ..., can_rerank: _Optional[bool] = ...) -> None: ...
+    verified_here: bool
+    def __init__(self, encoder_id: _Optional[str] = ..., name: _Optional[str] = ..., dim: _Optional[int] = ..., max_tokens: _Optional[int] = ..., batch_texts_max: _Optional[int] = ..., item_template: _Optional[str] = ..., quantization: _Optional[str] = ..., matryoshka_dims: _Optional[_Iterable[int]] = ..., cpu_features: _Optional[_Iterable[str]] = ..., reference_cosine: _Optional[float] = ..., can_rerank: _Optional[bool] = ..., verified_here: _Optional[bool] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("texts", "kind", "encoder_id", "refuse_truncation")
