@@ -46,19 +46,20 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=bundle.max_tokens, strategy="longest_first")
         self.max_tokens = bundle.max_tokens
+        self._nothing = self._unknown_id()
 
     def largest_id(self) -> int:
         """Return the largest token id that a text can have."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
     def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Return the tokens of each text or pair, special tokens included."""
+        """Return the tokens of each text or pair, special tokens included.
+
+        A text without any, which a tokenizer that adds no special ones may give, becomes the
+        unknown token: a graph needs something to run.
+        """
         return [
-            Tokens(
-                np.array([entry.ids], dtype=np.int64),
-                bool(entry.overflowing),
-                np.array([entry.type_ids], dtype=np.int64) if isinstance(text, tuple) else None,
-            )
+            self._tokens_of(entry, pair=isinstance(text, tuple))
             for text, entry in zip(
                 texts, self._tokenizer.encode_batch_fast(list(texts)), strict=True
             )
@@ -68,3 +69,16 @@ class Tokenizer:
         """Return about how many tokens a text or pair has, from its length alone."""
         size = len(text) if isinstance(text, str) else sum(map(len, text))
         return min(self.max_tokens, _SPECIAL_TOKENS + size // _CHARS_A_TOKEN)
+
+    def _tokens_of(self, entry: tokenizers.Encoding, *, pair: bool) -> Tokens:
+        ids, types = entry.ids or [self._nothing], entry.type_ids or [0]
+        return Tokens(
+            np.array([ids], dtype=np.int64),
+            bool(entry.overflowing),
+            np.array([types], dtype=np.int64) if pair else None,
+        )
+
+    def _unknown_id(self) -> int:
+        """Return the unknown token's id; 0, the first token's, where there is none."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        return (self._tokenizer.token_to_id(name) if name else None) or 0

@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -49,6 +50,22 @@ def test_every_script_gives_a_unit_vector(encoder, text):
 def test_texts_of_no_tokens_and_odd_characters_encode(encoder, text):
     (vector,) = encoder.encode([text])
     assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_text_without_any_token_is_the_unknown_one(bundle_copy, reseal):
+    path = bundle_copy / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["post_processor"] = None
+    path.write_text(json.dumps(tokenizer))
+    reseal()
+    bare = load_encoder(load_bundle(bundle_copy))
+    empty, nul, word = bare.tokenize(["", "\0", "boots"])
+    unknown = tokenizer["model"]["vocab"]["[UNK]"]
+    assert empty.ids.tolist() == nul.ids.tolist() == [[unknown]]
+    assert word.ids.shape == (1, 1)
+    (pair,) = bare.tokenize([("", "\0")])
+    assert pair.ids.shape == pair.types.shape == (1, 1)
+    assert np.linalg.norm(bare.encode(["", "\0"]), axis=1) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_long_text_is_cut_and_says_so(encoder):

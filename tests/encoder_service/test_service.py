@@ -132,6 +132,7 @@ async def test_describe_says_what_the_bundle_is(served, encoder):
         (["boots", ""], r"texts\[1\] is ''; allowed a text that is not blank"),
         ([" \n\t"], r"texts\[0\]"),
         (["é" * 50_001], r"texts\[0\] is '100002 bytes long'; allowed at most 100000 bytes"),
+        (["a", "é" * 100_000], r"texts\[1\] is '200000 bytes long'; allowed at most 100000 bytes"),
     ],
 )
 async def test_texts_out_of_bounds_are_refused_by_field(served, texts, field):
@@ -351,6 +352,11 @@ def test_process_serves_shows_metrics_and_stops_when_told(tmp_path, minilm_bundl
         with grpc.insecure_channel(announced["address"]) as channel:
             stub = encoder_pb2_grpc.EncoderServiceStub(channel)
             answer = stub.Encode(encoder_pb2.EncodeRequest(texts=["boots"], kind=QUERY), timeout=20)
+            # 256 texts of 100,000 bytes, each within its limit, are more than a message may have.
+            full = encoder_pb2.EncodeRequest(texts=["x" * 100_000] * 256, kind=ITEM)
+            with pytest.raises(grpc.RpcError) as too_large:
+                stub.Encode(full, timeout=20)
+            assert too_large.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert len(answer.embeddings) == 384 * 4
         page = f"http://{announced['http_address']}/metrics"
         metrics = urllib.request.urlopen(page, timeout=20).read().decode()
@@ -424,6 +430,23 @@ def test_process_refuses_a_bundle_that_makes_noise_of_a_few_texts(tmp_path, part
     _, errors = refused.communicate(timeout=60)
     assert refused.returncode == 1
     assert "each needs at least 0.9" in errors.splitlines()[-1]
+
+
+def test_process_refuses_a_tokenizer_of_the_same_size_and_another_vocabulary(
+    tmp_path, bundle_copy, reseal
+):
+    path = bundle_copy / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    words = [word for word in vocabulary if not word.startswith("[")]
+    ids = np.random.default_rng(3).permutation([vocabulary[word] for word in words])
+    vocabulary |= dict(zip(words, ids.tolist(), strict=True))
+    path.write_text(json.dumps(tokenizer))
+    reseal()
+    refused = start(bundle_copy, tmp_path)
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "mean cosine of" in errors.splitlines()[-1]
 
 
 def test_damaged_bundle_ends_the_process_with_a_sentence(tmp_path, bundle_copy):
