@@ -2,16 +2,16 @@
 
 `python -m benchmarks.growth --work DIR --queries FILE.npy --cache DIR`
 
-Folders are those of `benchmarks.index`. Every point searches at the smallest ef_search that finds
-ann_recall@10 of 0.99 over all its shards, within a step; filters are none. One shard alone has a
-first try, several have none, as gates choose (`index_service.build.gate`). Shards of one search are
-searched one after the other on one thread: their sum is what a search costs, the slowest is what it
-takes where every shard has a core.
+Folders are those of `benchmarks.index`. Every point is searched as a build's gate would choose for
+some of the queries at ann_recall@10 of 0.99 over all its shards; one shard alone may have a first
+try, several have none. Shards of one search are searched one after the other on one thread: their
+sum is what a search costs, the slowest is what it takes where every shard has a core.
 """
 
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +21,14 @@ import pyarrow as pa
 import typer
 import xxhash
 
+from benchmarks.gated import known_gate
 from benchmarks.index import (
     SEED,
     TURN_QUERIES,
-    Contender,
     Floats,
-    KnownRecalls,
     build_vitrine,
     cached_segment,
-    doubted_score,
     known_truth,
-    nominal_effort,
     search_shard,
 )
 from benchmarks.report import machine, percentile, write_result
@@ -40,13 +37,11 @@ from index_service.build.workers import available_cores, single_threaded
 from index_service.copies import first_rows, nodes_of
 from index_service.generation.manifest import INDEX_KIND, IndexParameters
 from index_service.planner import Effort
-from index_service.recall import RECALL_K
 from index_service.scoring import Halves, Rows
 from index_service.segment import Segment
 
 REQUIRED_RECALL = 0.99
-RESCORED = 24
-SCORED_QUERIES = 500
+GATE_QUERIES = 300
 PARAMETERS = IndexParameters(INDEX_KIND, 32, 200, SEED)
 PLOT = Path("docs/images/index_growth.png")
 _DRAWN_SEED = 0
@@ -67,8 +62,7 @@ class Point:
         self.items = len(rows)
         self.num_shards = num_shards
         self.rows = np.sort(rows)
-        self.score_enough = 0.0
-        self.effort = Effort(1, RESCORED)
+        self.effort = Effort(1)
         self.ann_recall_at_10 = 0.0
         cut = pieces(rows, num_shards)
         self._pieces = [np.ascontiguousarray(halves[piece]) for piece in cut]
@@ -85,26 +79,11 @@ class Point:
         ]
 
     def calibrate(self, halves: Halves, asked: Floats, cache: Path) -> None:
-        """Find the ef_search that all shards are searched with."""
-        if self.num_shards == 1:
-            self.score_enough = doubted_score(self.segments, asked[:SCORED_QUERIES], RESCORED)
-        truth = known_truth(np.ascontiguousarray(halves[self.rows]), asked, cache)
-        way = Contender(f"growth_{self.items}_{self.num_shards}", self.search, 0, 0.0, 0)
-        found = KnownRecalls(cache, str(RESCORED)).calibrated(way, asked, truth, REQUIRED_RECALL)
-        self.effort = self.effort_at(found.ef_search)
-        self.ann_recall_at_10 = found.ann_recall_at_10
-
-    def effort_at(self, ef_search: int) -> Effort:
-        """Return how hard each shard is searched."""
-        if self.num_shards > 1:
-            return Effort(ef_search, RESCORED)
-        return nominal_effort(ef_search, RESCORED, self.score_enough)
-
-    def search(self, query: Floats, ef_search: int) -> Floats:
-        """Return the scores of the best ten over all shards."""
-        effort = self.effort_at(ef_search)
-        scores = [search_shard(segment, query, effort) for segment in self.segments]
-        return -np.sort(-np.concatenate(scores))[:RECALL_K]
+        """Find how hard all shards are to be searched."""
+        some = asked[:GATE_QUERIES]
+        truth = known_truth(np.ascontiguousarray(halves[self.rows]), some, cache)
+        gate = known_gate(self.segments, some, truth, REQUIRED_RECALL, cache)
+        self.effort, self.ann_recall_at_10 = gate.effort, round(gate.ann_recall_at_10, 4)
 
     def seconds(self, query: Floats) -> list[float]:
         """Return how long each shard takes for a query."""
@@ -155,7 +134,7 @@ def main(
             "queries": len(asked),
             "m": PARAMETERS.m,
             "ef_construction": PARAMETERS.ef_construction,
-            "rescored": RESCORED,
+            "gate_queries": GATE_QUERIES,
             "by_items": rows[: len(by_items)],
             "by_shards": rows[len(by_items) :],
             "by_threads": by_threads(by_shards[0], threads, asked, seconds),
@@ -197,7 +176,7 @@ def figures_of(point: Point, times: list[list[float]]) -> dict[str, Any]:
     return {
         "items": point.items,
         "shards": point.num_shards,
-        "ef_search": point.effort.ef_search,
+        "effort": asdict(point.effort),
         "ann_recall_at_10": point.ann_recall_at_10,
         "core_us_p50": round(percentile(sums, 0.5) * 1e6, 1),
         "core_us_p95": round(percentile(sums, 0.95) * 1e6, 1),

@@ -8,16 +8,16 @@ folder with the processor time that they took to build, and so is each ef_search
 that an interrupted run goes on. What building leaves behind in a process would hide what searching
 takes of memory: run `--build-only` first.
 
-This project's shard is measured with a first try, as gates choose it (`index_service.build.gate`),
-and without. With one, a single number is varied as for the others: a first try keeps a quarter of
-it, a search wider twice of it, for three tenths of the queries.
+This project's shard is searched as a build's gate would choose for these queries: ef_search, how
+many candidates are rescored, and a first try; and once more without that first try. HNSWFlat's
+ef_search is found for the same queries.
 """
 
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ import typer
 import xxhash
 from numpy.typing import NDArray
 
+from benchmarks.gated import KERNELS_DIFFER, known_gate, measured
 from benchmarks.report import anonymous_bytes, machine, percentile, write_result
 from index_service.attributes import Attributes
 from index_service.build.gate import EF_SEARCH_GRID
@@ -40,7 +41,7 @@ from index_service.copies import Copies, first_rows, nodes_of, renumbered
 from index_service.generation.manifest import INDEX_KIND, IndexParameters
 from index_service.graph import Graph
 from index_service.halffloat import to_float32
-from index_service.planner import Effort, FirstTry, PlanLimits
+from index_service.planner import Effort, PlanLimits
 from index_service.query import Query
 from index_service.recall import RECALL_K, share_found
 from index_service.scoring import Halves, Rows
@@ -55,7 +56,6 @@ SEED = 1
 EF_SEARCH_STEP = 8
 TURN_QUERIES = 20
 WARMING_EF_SEARCH = 64
-FIRST_SHARE, WIDER_SHARE, DOUBTED = 1 / 4, 2.0, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Contender:
     """Memory that it took to load and to search it, mapped files not counted."""
     ef_search: int = 0
     ann_recall_at_10: float = 1.0
+    effort: Effort | None = None
+    """How hard this project's search tries, whatever its ef_search says."""
 
 
 def main(
@@ -81,7 +83,7 @@ def main(
     ef_construction: Annotated[int, typer.Option(help="Candidates while building.")] = 200,
     required_recall: Annotated[float, typer.Option(help="ann_recall@10 to compare at.")] = 0.99,
     searches: Annotated[int, typer.Option(help="Timed searches of each way.")] = 300,
-    rescored: Annotated[int, typer.Option(help="Candidates scored with full vectors.")] = 24,
+    with_hnsw_flat: Annotated[bool, typer.Option(help="Compare FAISS HNSWFlat, too.")] = True,
     build_only: Annotated[bool, typer.Option(help="Build graphs, measure nothing.")] = False,
     calibrate_only: Annotated[bool, typer.Option(help="Find ef_search, time nothing.")] = False,
     name: Annotated[str, typer.Option(help="Name of the result file.")] = "index",
@@ -95,16 +97,16 @@ def main(
     with single_threaded():
         if build_only:
             build_vitrine(halves, parameters, cache)
-            build_hnsw_flat(halves, parameters, cache)
+            if with_hnsw_flat:
+                build_hnsw_flat(halves, parameters, cache)
             return
-        ways = [
-            *vitrine(halves, parameters, rescored, cache, asked),
-            hnsw_flat(halves, parameters, cache, asked),
-        ]
         flat = exact(halves)
         truth = known_truth(halves, asked, cache)
-        recalls = KnownRecalls(cache, f"{parameters.m}_{parameters.ef_construction}_{rescored}")
-        ways = [recalls.calibrated(way, asked, truth, required_recall) for way in ways]
+        ways = vitrine(halves, parameters, cache, asked, truth, required_recall)
+        if with_hnsw_flat:
+            contender = hnsw_flat(halves, parameters, cache, asked)
+            recalls = KnownRecalls(cache, f"{parameters.m}_{parameters.ef_construction}")
+            ways.append(recalls.calibrated(contender, asked, truth, required_recall))
         if calibrate_only:
             return
         seconds = in_turns([flat, *ways], asked[:searches])
@@ -116,7 +118,6 @@ def main(
         "queries": len(asked),
         "m": m,
         "ef_construction": ef_construction,
-        "rescored": rescored,
         "required_ann_recall_at_10": required_recall,
         "ways": figures,
     }
@@ -173,9 +174,14 @@ def hnsw_flat(halves: Halves, parameters: IndexParameters, cache: Path, asked: F
 
 
 def vitrine(
-    halves: Halves, parameters: IndexParameters, rescored: int, cache: Path, asked: Floats
+    halves: Halves,
+    parameters: IndexParameters,
+    cache: Path,
+    asked: Floats,
+    truth: Floats,
+    required_recall: float,
 ) -> list[Contender]:
-    """Return this project's search of one shard, with a first try and without.
+    """Return this project's search of one shard as its gate chooses, and without a first try.
 
     Rescoring and Python are included.
     """
@@ -183,36 +189,32 @@ def vitrine(
     path, cpu_s = build_vitrine(halves, parameters, cache)
     before = anonymous_bytes()
     segment, _, _ = cached_segment(halves, no_attributes, parameters, cache)
+    search = searching(segment, Effort(WARMING_EF_SEARCH))
+    opened = warmed("vitrine", search, path.stat().st_size, cpu_s, before, asked)
+    effort = known_gate([segment], asked, truth, required_recall, cache).effort
+    efforts = {"vitrine": effort, "vitrine_without_first_try": replace(effort, first_try=None)}
+    return [
+        replace(
+            opened,
+            name=name,
+            search=searching(segment, effort),
+            ef_search=effort.ef_search,
+            ann_recall_at_10=round(measured([segment], asked, truth, effort).ann_recall_at_10, 4),
+            effort=effort,
+        )
+        for name, effort in efforts.items()
+    ]
 
-    def search(query: Floats, ef_search: int) -> Floats:
-        return search_shard(segment, query, Effort(ef_search, rescored))
 
-    without = warmed("vitrine_without_first_try", search, path.stat().st_size, cpu_s, before, asked)
-    score_enough = doubted_score([segment], asked, rescored)
-
-    def search_twice(query: Floats, ef_search: int) -> Floats:
-        return search_shard(segment, query, nominal_effort(ef_search, rescored, score_enough))
-
-    return [replace(without, name="vitrine", search=search_twice), without]
+def searching(segment: Segment, effort: Effort) -> Search:
+    """Return a search of one shard that tries so hard, whatever ef_search it is told."""
+    return lambda query, _: search_shard(segment, query, effort)
 
 
 def search_shard(segment: Segment, query: Floats, effort: Effort) -> Floats:
     """Return the scores of the best ten of one shard."""
     wanted = [Query(embedding=query, fetch_k=RECALL_K)]
     return search_segment(segment, wanted, effort, PlanLimits(), lambda: None)[0].scores
-
-
-def doubted_score(segments: Sequence[Segment], asked: Floats, rescored: int) -> float:
-    """Return the score that a share of the queries' tenth best hits are below on their shards."""
-    effort = Effort(WARMING_EF_SEARCH, rescored)
-    tenths = [search_shard(segment, query, effort)[-1] for segment in segments for query in asked]
-    return float(np.quantile(tenths, DOUBTED))
-
-
-def nominal_effort(ef_search: int, rescored: int, score_enough: float) -> Effort:
-    """Return an effort with a first try that ef_search alone decides."""
-    first, wider = round(FIRST_SHARE * ef_search), round(WIDER_SHARE * ef_search)
-    return Effort(ef_search, rescored, FirstTry(max(RECALL_K, first), score_enough, wider))
 
 
 def warmed(
@@ -325,16 +327,13 @@ class KnownRecalls:
         return replace(way, ef_search=highest, ann_recall_at_10=recall)
 
     def recall(self, way: Contender, queries: Floats, truth: Floats, ef_search: int) -> float:
-        """Return ann_recall@10 over all queries.
-
-        Scores of different kernels differ in the last digits, hence the allowance.
-        """
+        """Return ann_recall@10 over all queries."""
         asked = xxhash.xxh3_64_hexdigest(truth.tobytes())
         path = self._cache / f"recalls_{way.name}_{self._key}_{asked}.json"
         known: dict[str, float] = orjson.loads(path.read_bytes()) if path.exists() else {}
         if str(ef_search) not in known:
             found = np.stack([way.search(query, ef_search) for query in queries])
-            known[str(ef_search)] = share_found(truth, found + np.float32(1e-6))
+            known[str(ef_search)] = share_found(truth, found + KERNELS_DIFFER)
             path.write_bytes(orjson.dumps(known))
         return known[str(ef_search)]
 
@@ -359,17 +358,18 @@ def figures_of(way: Contender, seconds: dict[str, list[float]], halves: Halves) 
     p50, p95 = (percentile(seconds[way.name], share) for share in (0.5, 0.95))
     mean = statistics.mean(seconds[way.name])
     flat_p50 = percentile(seconds["flat"], 0.5)
-    hnsw_p50 = percentile(seconds["hnsw_flat"], 0.5)
+    hnsw_p50 = percentile(seconds["hnsw_flat"], 0.5) if "hnsw_flat" in seconds else None
     raw_bytes = 4 * halves.size
     return {
         "way": way.name,
         "ef_search": way.ef_search,
+        "effort": asdict(way.effort) if way.effort else None,
         "ann_recall_at_10": way.ann_recall_at_10,
         "p50_us": round(p50 * 1e6, 1),
         "p95_us": round(p95 * 1e6, 1),
         "mean_us": round(mean * 1e6, 1),
         "flat_p50_over_p50": round(flat_p50 / p50, 1),
-        "p50_over_hnsw_flat": round(p50 / hnsw_p50, 3),
+        "p50_over_hnsw_flat": round(p50 / hnsw_p50, 3) if hnsw_p50 else None,
         "graph_bytes_over_raw_float32": round(way.graph_bytes / raw_bytes, 3),
         "anonymous_bytes_over_raw_float32": round(way.anonymous_bytes / raw_bytes, 3),
         "build_cpu_s": round(way.build_cpu_s, 1),
