@@ -15,7 +15,7 @@ from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training import bundle_files
 from training.bi_encoder import bi_encoder_files
 from training.cross_encoder import cross_encoder_files
-from training.export_options import TARGET_AGREEMENT, ExportOptions
+from training.export_options import TARGET_AGREEMENT, ExportOptions, require_template
 from training.model_source import find_model, kind_of
 
 _FILES_OF = {
@@ -31,6 +31,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
         CommandError: the model is of neither kind, the graph differs from the model, or INT8 loses
             too much of its meaning.
     """
+    require_template(options.item_template)
     bundle_files.require_replaceable(options.out)
     source = find_model(options.model)
     kind = kind_of(source)

@@ -1,5 +1,6 @@
 """What to export and how, and the limits that every export is held to."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ NUM_REFERENCES = 48
 NUM_CALIBRATION_TEXTS = 64
 CALIBRATION_TEXTS_MAX = 256
 MAX_TOKENS_MIN = 8
+_TEMPLATE_FIELD = re.compile(r"\{[A-Za-z_][A-Za-z0-9_.]*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,24 @@ def max_tokens_of(options: ExportOptions, model_max: int) -> int:
             f"--max-tokens is {options.max_tokens}; allowed {MAX_TOKENS_MIN}..{model_max}"
         )
     return options.max_tokens
+
+
+def require_template(template: str) -> None:
+    """Refuse an item template that items could not be embedded with.
+
+    The encoder service reads it again when it embeds them, by the same rules.
+
+    Raises:
+        CommandError: it names no field, or braces do not match.
+
+    >>> require_template("{title}. {brand}")
+    """
+    outside = _TEMPLATE_FIELD.sub("", template)
+    if outside == template or "{" in outside or "}" in outside:
+        raise CommandError(
+            f"--item-template is {template!r}; fields in braces are needed, as in "
+            '"{title}. {brand}"'
+        )
 
 
 def require_parity(difference: float, largest: float = 1.0) -> float:

@@ -7,10 +7,17 @@ import typer
 from transformers import BertConfig, CLIPConfig, GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
+from encoder_service.item_text import ItemTemplate
+from rpc.errors import InvalidArgument
 from rpc.terminal import CommandError
 from tests.training.small_models import make_backbone, make_cross_encoder, make_model
 from training.export import export, main
-from training.export_options import ExportOptions, require_meaning, require_parity
+from training.export_options import (
+    ExportOptions,
+    require_meaning,
+    require_parity,
+    require_template,
+)
 
 
 def run_export(*arguments):
@@ -171,6 +178,24 @@ def test_too_many_tokens_are_refused(tmp_path, small_model):
         export(ExportOptions(str(small_model), tmp_path / "bundle", max_tokens=99))
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{title}", "{title}. {brand}", "{a.b} {_c}", "New: {title}", "{title}{title}"),
+        *("{title", "title}", "title", "", "{}", "{1st}", "{the title}", "{{title}}", "{title} {"),
+        *("{title}}", "}{title}", "{title\n}", "{t{i}tle}"),
+    ],
+)
+def test_an_item_template_is_refused_where_the_encoder_service_would_refuse_it(template):
+    try:
+        ItemTemplate.parse(template)
+    except InvalidArgument:
+        with pytest.raises(CommandError, match="fields in braces are needed"):
+            require_template(template)
+    else:
+        require_template(template)
+
+
 def test_noise_is_not_published_unless_forced():
     with pytest.raises(CommandError, match=r"mean cosine of only 0\.4000"):
         require_meaning("mean cosine", 0.4, forced=False)
@@ -196,6 +221,7 @@ def test_a_graph_that_differs_from_its_model_is_refused():
         ("--judgements", "nowhere", "this is no BEIR folder"),
         ("--calibration", "empty.txt", "has no text"),
         ("--calibration", "latin.txt", "is not UTF-8 text"),
+        ("--item-template", "{title", "--item-template is '{title'; fields in braces are needed"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(
