@@ -20,7 +20,7 @@ from training.export_options import (
     require_parity,
 )
 from training.model_source import ModelSource
-from training.reference_texts import generate_texts, short_queries
+from training.reference_texts import generate_texts, long_text, short_queries
 from training.retrieval_gate import judgements_of, measure_retrieval
 
 Floats = NDArray[np.float32]
@@ -75,23 +75,29 @@ def _trace(options: ExportOptions, source: ModelSource, texts: list[str]) -> Tra
         from training.tokenizer_file import num_token_rows, tokenizer_json
 
         model = torch_encoder.load_model(source)
+    prompts = _prompts(options, torch_encoder.prompts_of(model))
+    torch_encoder.require_prompts_pooled(source, model, prompts)
     max_tokens = max_tokens_of(options, torch_encoder.max_tokens_of(model))
     backbone: Any = model[0]
     written = tokenizer_json(model.tokenizer, max_tokens, num_token_rows(backbone.model))
+    compared = _compared_texts(texts, prompts, max_tokens)
     with progress_bar("embedding reference texts in full precision", total=None):
-        references = torch_encoder.reference_vectors(model, texts, max_tokens)
+        expected = {
+            prompt: torch_encoder.reference_vectors(model, some, max_tokens, prompt)
+            for prompt, some in compared.items()
+        }
     with progress_bar("tracing the ONNX graph", total=None):
         graph = torch_encoder.trace(model)
         onnx_graph.tidy(graph, output_name="embedding")
     with progress_bar("comparing the graph with the model", total=None):
-        parity = _parity(graph, written, texts, references)
+        parity = _parity(graph, written, compared, expected)
     return Traced(
         graph=graph,
         tokenizer_json=written,
         pooling=str(torch_encoder.pooling_of(model)),
         max_tokens=max_tokens,
-        prompts=_prompts(options, torch_encoder.prompts_of(model)),
-        references=references,
+        prompts=prompts,
+        references=expected[""][: len(texts)],
         parity=parity,
     )
 
@@ -163,13 +169,44 @@ def _describe(
     }
 
 
-def _parity(graph: Any, tokenizer_json: str, texts: list[str], expected: Floats) -> float:
-    """Return the largest absolute difference between the graph's and the model's vectors."""
+def _compared_texts(
+    texts: list[str], prompts: Mapping[str, str], max_tokens: int
+) -> dict[str, list[str]]:
+    """Return by prompt the texts on which the graph is held against the model.
+
+    One is cut at max_tokens: a word has at least one token, and two more stand around the text.
+    """
+    with_prompt = {prompt: texts for prompt in prompts.values() if prompt}
+    return {"": [*texts, long_text(max_tokens)], **with_prompt}
+
+
+def _parity(
+    graph: Any,
+    tokenizer_json: str,
+    compared: Mapping[str, list[str]],
+    expected: Mapping[str, Floats],
+) -> float:
+    """Return the largest absolute difference between the graph's and the model's vectors.
+
+    Args:
+        graph: the traced ModelProto.
+        tokenizer_json: the bundle's tokenizer.
+        compared: texts by the prompt that is put before them.
+        expected: the model's vectors by prompt, shape (n, dim).
+
+    Raises:
+        CommandError: the difference is too large.
+    """
     from training import onnx_run
 
     session = onnx_run.open_session(graph.SerializeToString())
-    got = onnx_run.run_each(session, onnx_run.feeds_of(_tokenizer(tokenizer_json), texts))
-    return require_parity(float(np.abs(got - expected).max()))
+    tokenizer = _tokenizer(tokenizer_json)
+    differences = []
+    for prompt, texts in compared.items():
+        feeds = onnx_run.feeds_of(tokenizer, [prompt + text for text in texts])
+        got = onnx_run.run_each(session, feeds)
+        differences.append(float(np.abs(got - expected[prompt]).max()))
+    return require_parity(max(differences))
 
 
 def _tokenizer(tokenizer_json: str) -> Any:

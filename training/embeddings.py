@@ -125,10 +125,11 @@ def _known_rows(folder: Path, dim: int) -> dict[bytes, int]:
 
 def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
     from training.model_source import find_model
-    from training.torch_encoder import load_model, prompts_of
+    from training.torch_encoder import load_model, prompts_of, require_prompts_pooled
 
     source = find_model(path_or_id)
     model: Any = load_model(source)
+    require_prompts_pooled(source, model, prompts_of(model))
 
     def encode(texts: Sequence[str]) -> Floats:
         vectors: Floats = model.encode(

@@ -15,6 +15,7 @@ NUM_REFERENCES = 48
 NUM_CALIBRATION_TEXTS = 64
 CALIBRATION_TEXTS_MAX = 256
 MAX_TOKENS_MIN = 8
+MAX_TOKENS_MAX = 4096  # the graph is run at its longest: attention over 8192 tokens takes 3 GB
 _TEMPLATE_FIELD = re.compile(r"\{[A-Za-z_][A-Za-z0-9_.]*\}")
 
 
@@ -38,16 +39,17 @@ class ExportOptions:
 
 
 def max_tokens_of(options: ExportOptions, model_max: int) -> int:
-    """Return the most tokens a text keeps: as asked for, else the model's own.
+    """Return the most tokens a text keeps: as asked for, else the model's own, at most 4096.
 
     Raises:
-        CommandError: the model does not take so many.
+        CommandError: so many are not allowed.
     """
+    most = min(model_max, MAX_TOKENS_MAX)
     if options.max_tokens is None:
-        return model_max
-    if not MAX_TOKENS_MIN <= options.max_tokens <= model_max:
+        return most
+    if not MAX_TOKENS_MIN <= options.max_tokens <= most:
         raise CommandError(
-            f"--max-tokens is {options.max_tokens}; allowed {MAX_TOKENS_MIN}..{model_max}"
+            f"--max-tokens is {options.max_tokens}; allowed {MAX_TOKENS_MIN}..{most}"
         )
     return options.max_tokens
 

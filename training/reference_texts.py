@@ -58,6 +58,19 @@ def generate_texts(count: int, seed: int) -> list[str]:
     return texts
 
 
+def long_text(num_words: int) -> str:
+    """Return a text of so many words, which differ from one stretch to the next.
+
+    >>> len(long_text(5000).split())
+    5000
+    """
+    rng = random.Random(19)  # noqa: S311 - sampling, not secrecy
+    words: list[str] = []
+    while len(words) < num_words:
+        words += _one_text(rng, 3).split()
+    return " ".join(words[:num_words])
+
+
 def short_queries(count: int, seed: int) -> list[str]:
     """Return queries of about 4 to 10 tokens."""
     rng = random.Random(seed)  # noqa: S311 - sampling, not secrecy

@@ -32,7 +32,9 @@ def tokenizer_json(tokenizer: Any, max_tokens: int, num_rows: int) -> str:
             "tokenizer's files beside its weights"
         )
     copy.no_padding()
-    copy.enable_truncation(max_length=max_tokens, strategy="longest_first")
+    copy.enable_truncation(
+        max_length=max_tokens, strategy="longest_first", direction=tokenizer.truncation_side
+    )
     largest = max(copy.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= num_rows:
         raise CommandError(

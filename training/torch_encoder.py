@@ -1,5 +1,6 @@
 """A sentence-transformers bi-encoder as one torch module that an ONNX graph can be traced from."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def pooling_of(model: SentenceTransformer) -> str | None:
 
 def max_tokens_of(model: Any) -> int:
     """Return the most tokens the model takes, special tokens included."""
-    positions = getattr(model[0].model.config, "max_position_embeddings", 512)
+    backbone = model[0].model
+    rows = getattr(backbone.config, "max_position_embeddings", 512)
+    positions = rows - _rows_before_the_first(backbone)
     return int(min(model.max_seq_length or positions, positions))
 
 
@@ -62,12 +65,45 @@ def prompts_of(model: SentenceTransformer) -> dict[str, str]:
     return {"query": prompts.get("query", ""), "item": item}
 
 
-def reference_vectors(model: SentenceTransformer, texts: list[str], max_tokens: int) -> Vectors:
-    """Return unit float32 vectors of shape (n, dim), one text a run, by the model itself."""
+def require_prompts_pooled(
+    source: ModelSource, model: SentenceTransformer, prompts: Mapping[str, str]
+) -> None:
+    """Refuse prompts whose tokens the model leaves out of its pooling.
+
+    To whoever puts a prompt before a text, it is part of that text.
+
+    Raises:
+        CommandError: there is a prompt, and the model pools without it.
+    """
+    without = any(getattr(module, "include_prompt", True) is False for module in model)
+    if without and any(prompts.values()):
+        raise CommandError(
+            f"{source.location} leaves its prompt out of the pooling (include_prompt=false), and a "
+            "bundle pools over all tokens; give a model that pools over its prompt, or use this "
+            'one without: --query-prompt "" --item-prompt ""'
+        )
+
+
+def reference_vectors(
+    model: SentenceTransformer, texts: Sequence[str], max_tokens: int, prompt: str = ""
+) -> Vectors:
+    """Return unit float32 vectors of shape (n, dim), one text a run, by the model itself.
+
+    Raises:
+        CommandError: the model does not take max_tokens tokens.
+    """
     model.max_seq_length = max_tokens
-    rows = [
-        model.encode(text, normalize_embeddings=True, show_progress_bar=False) for text in texts
-    ]
+    try:
+        rows = [
+            # Without a prompt named here, the model would put its default one.
+            model.encode(text, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
+            for text in texts
+        ]
+    except (IndexError, RuntimeError) as exc:
+        raise CommandError(
+            f"the model fails on texts cut at {max_tokens} tokens: {_first_line(exc)}; give a "
+            "smaller --max-tokens"
+        ) from exc
     return np.stack(rows).astype(np.float32)
 
 
@@ -101,6 +137,18 @@ def _require_texts(source: ModelSource, model: SentenceTransformer) -> None:
             f"{type(model[0]).__name__}; give a sentence-transformers model of a transformer and a "
             "Pooling module"
         )
+
+
+def _rows_before_the_first(backbone: Any) -> int:
+    """Return how many rows of a table of positions no token has.
+
+    RoBERTa and its kin number positions from behind the padding's: 514 rows hold 512 tokens.
+    """
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
 
 
 def _first_line(exc: BaseException) -> str:

@@ -51,9 +51,13 @@ def trace(path: torch.nn.Module, backbone: Any, inputs: Sequence[str]) -> Any:
 
 
 def _can_fuse(backbone: Any) -> bool:
-    """Tell whether a model looks its attention up, and attends in both directions."""
+    """Tell whether a model looks its attention up, and each token attends to every other."""
     interchangeable = getattr(type(backbone), "_supports_attention_backend", False)
-    return bool(interchangeable) and not getattr(backbone.config, "is_decoder", False)
+    restricted = getattr(backbone.config, "is_decoder", False) or any(
+        getattr(module, "is_causal", False) or getattr(module, "sliding_window", None)
+        for module in backbone.modules()
+    )
+    return bool(interchangeable) and not restricted
 
 
 def _register_fused_attention() -> str:

@@ -4,9 +4,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer
 
-from tests.training.small_models import BERT, MPNET, make_model
+from tests.training.small_models import make_model, vectors_of
 from training.bundle_files import write_bundle
 from training.export import export
 from training.export_options import ExportOptions
@@ -15,17 +14,6 @@ from training.export_options import ExportOptions
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory, minilm_model):
     return make_model(tmp_path_factory.mktemp("models") / "small", minilm_model)
-
-
-def vectors_of(bundle, texts):
-    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"))
-    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    rows = []
-    for text in texts:
-        ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        rows.append(session.run(["embedding"], feed)[0][0])
-    return np.stack(rows)
 
 
 def test_int8_minilm_passes_its_gate(minilm_bundle):
@@ -44,24 +32,6 @@ def test_int8_minilm_agrees_with_torch_on_texts_it_was_not_tuned_on(minilm_bundl
     expected = np.stack([model.encode(text, normalize_embeddings=True) for text in texts])
     cosines = (vectors_of(minilm_bundle, texts) * expected).sum(axis=1)
     assert cosines.min() > 0.97
-
-
-@pytest.mark.parametrize(
-    ("kind", "pooling"),
-    [(BERT, "cls"), (BERT, "max"), (MPNET, "mean")],
-    ids=["cls", "max", "mpnet"],
-)
-def test_graph_pools_and_normalizes_as_the_model_does(tmp_path, minilm_model, kind, pooling):
-    folder = make_model(tmp_path / "model", minilm_model, kind, pooling)
-    encoder = export(ExportOptions(str(folder), tmp_path / "bundle", quantization="none"))
-    assert encoder["pooling"] == pooling
-    texts = ["red dress", "a much longer text " * 30]
-    expected = SentenceTransformer(str(folder), device="cpu").encode(
-        texts[:1], normalize_embeddings=True
-    )
-    got = vectors_of(tmp_path / "bundle", texts)
-    assert np.abs(got[:1] - expected).max() <= 1e-4
-    assert np.allclose(np.linalg.norm(got, axis=1), 1.0, atol=1e-5)
 
 
 def test_padding_does_not_change_a_full_precision_vector(tmp_path, small_model):

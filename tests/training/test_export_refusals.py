@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from encoder_service.item_text import ItemTemplate
 from rpc.errors import InvalidArgument
 from rpc.terminal import CommandError
-from tests.training.small_models import make_backbone, make_cross_encoder, make_model
+from tests.training.small_models import ROBERTA, make_backbone, make_cross_encoder, make_model
+from training import torch_encoder
+from training.embeddings import open_encoder
 from training.export import export, main
 from training.export_options import (
     ExportOptions,
@@ -18,6 +20,7 @@ from training.export_options import (
     require_parity,
     require_template,
 )
+from training.model_source import find_model
 
 
 def run_export(*arguments):
@@ -176,6 +179,28 @@ def test_missing_folder_file_and_a_foreign_output_folder_are_refused(tmp_path):
 def test_too_many_tokens_are_refused(tmp_path, small_model):
     with pytest.raises(CommandError, match=r"--max-tokens is 99; allowed 8\.\.48"):
         export(ExportOptions(str(small_model), tmp_path / "bundle", max_tokens=99))
+
+
+def test_a_model_that_fails_at_the_length_it_claims_is_refused(tmp_path, monkeypatch, minilm_model):
+    folder = make_model(tmp_path / "model", minilm_model, ROBERTA, max_tokens=512)
+    monkeypatch.setattr(torch_encoder, "max_tokens_of", lambda _: 64)
+    with pytest.raises(CommandError, match=r"fails on texts cut at 64 tokens.*--max-tokens"):
+        export(ExportOptions(str(folder), tmp_path / "bundle"))
+
+
+def test_a_model_that_pools_without_its_prompt_is_refused_unless_it_has_none(
+    tmp_path, minilm_model
+):
+    folder = make_model(
+        tmp_path / "model", minilm_model, include_prompt=False, prompts={"query": "Find: "}
+    )
+    with pytest.raises(CommandError, match=r"include_prompt=false.*--query-prompt \"\""):
+        export(ExportOptions(str(folder), tmp_path / "bundle"))
+    source = find_model(str(folder))
+    model = torch_encoder.load_model(source)
+    torch_encoder.require_prompts_pooled(source, model, {"query": "", "item": ""})
+    with pytest.raises(CommandError, match="include_prompt=false"):
+        open_encoder(str(folder))
 
 
 @pytest.mark.parametrize(
