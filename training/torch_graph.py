@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from rpc.terminal import CommandError
+
 _FUSED_ATTENTION = "vitrine_fused"
 
 
@@ -20,6 +22,9 @@ def trace(path: torch.nn.Module, backbone: Any, inputs: Sequence[str]) -> Any:
         path: what is traced; its parameters are called as `inputs`, int64 of shape (batch, seq).
         backbone: the transformers model inside it.
         inputs: input_ids, attention_mask, and others in the order of the parameters.
+
+    Raises:
+        CommandError: it cannot be traced.
     """
     ids = torch.tensor([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -44,6 +49,12 @@ def trace(path: torch.nn.Module, backbone: Any, inputs: Sequence[str]) -> Any:
             dynamic_shapes=dict.fromkeys(inputs, dynamic),
             verbose=False,
         )
+    except Exception as exc:  # each step of the exporter has errors of its own
+        reason = str(exc.__cause__ or exc).strip().splitlines()
+        raise CommandError(
+            f"{type(backbone).__name__} cannot be exported: {' '.join(reason[:2])}; give a model "
+            "of another architecture"
+        ) from exc
     finally:
         backbone.set_attn_implementation(attention)
     assert program is not None
@@ -51,10 +62,15 @@ def trace(path: torch.nn.Module, backbone: Any, inputs: Sequence[str]) -> Any:
 
 
 def _can_fuse(backbone: Any) -> bool:
-    """Tell whether a model looks its attention up, and each token attends to every other."""
+    """Tell whether a model looks its attention up, and it is what the fused node does.
+
+    There each token attends to every other, and each head has keys of its own.
+    """
     interchangeable = getattr(type(backbone), "_supports_attention_backend", False)
     restricted = getattr(backbone.config, "is_decoder", False) or any(
-        getattr(module, "is_causal", False) or getattr(module, "sliding_window", None)
+        getattr(module, "is_causal", False)
+        or getattr(module, "sliding_window", None)
+        or getattr(module, "num_key_value_groups", 1) > 1
         for module in backbone.modules()
     )
     return bool(interchangeable) and not restricted

@@ -53,7 +53,7 @@ T5 = (
     T5Config,
     {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4},
 )
-# Each token sees those before it.
+# Each token sees those before it, and two heads share their keys.
 QWEN3 = (Qwen3Model, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 32})
 BERT_SCORES = (BertForSequenceClassification, BertConfig, {"type_vocab_size": 2})
 MPNET_SCORES = (MPNetForSequenceClassification, MPNetConfig, {})

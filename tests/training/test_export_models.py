@@ -119,8 +119,19 @@ def test_a_model_that_treats_its_prompt_apart_is_refused_by_comparison(
 def test_a_causal_model_whose_attention_lost_its_mask_is_refused(
     tmp_path, monkeypatch, minilm_model
 ):
-    folder = make_model(tmp_path / "model", minilm_model, QWEN3, "lasttoken")
+    kind = (*QWEN3[:2], QWEN3[2] | {"num_key_value_heads": 4})
+    folder = make_model(tmp_path / "model", minilm_model, kind, "lasttoken")
     monkeypatch.setattr(torch_graph, "_can_fuse", lambda _: True)
     with pytest.raises(CommandError, match="differs from the model by"):
+        export(ExportOptions(str(folder), tmp_path / "bundle", quantization="none"))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(
+    tmp_path, monkeypatch, minilm_model
+):
+    folder = make_model(tmp_path / "model", minilm_model, QWEN3, "lasttoken")
+    monkeypatch.setattr(torch_graph, "_can_fuse", lambda _: True)  # two heads share their keys
+    with pytest.raises(CommandError, match=r"^Qwen3Model cannot be exported: .*; give a model"):
         export(ExportOptions(str(folder), tmp_path / "bundle", quantization="none"))
     assert not (tmp_path / "bundle").exists()
