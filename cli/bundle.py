@@ -56,6 +56,20 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="BEIR folder to measure on what INT8 loses."),
     ] = None,
+    loss_max: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Largest share of recall@10 or ndcg@10 that INT8 may lose there; default: 0.01.",
+        ),
+    ] = None,
+    item_bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for a second bundle, in FP32: items by it, queries by the INT8 one.",
+        ),
+    ] = None,
     force: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +88,8 @@ def export(
         "--matryoshka-dims": matryoshka_dims,
         "--calibration": calibration,
         "--judgements": judgements,
+        "--loss-max": loss_max,
+        "--item-bundle": item_bundle,
         "--force": force,
     }
     arguments = ["--model", model, "--out", f"{out}", "--quantize", quantize]

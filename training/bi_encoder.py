@@ -1,7 +1,7 @@
 """A sentence-transformers bi-encoder as the files of an encoder bundle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,25 @@ from training import bundle_files
 from training.beir import Collection
 from training.export_options import (
     NUM_REFERENCES,
+    PUBLISH_COSINE_MIN,
     ExportOptions,
     calibration_texts,
     max_tokens_of,
+    require_found,
     require_meaning,
     require_parity,
 )
+from training.item_bundle import query_encoder_entry
 from training.model_source import ModelSource
 from training.reference_texts import generate_texts, long_text, short_queries
-from training.retrieval_gate import judgements_of, measure_retrieval
+from training.retrieval_gate import (
+    FP32_ITEMS,
+    GENERATED,
+    INT8_ITEMS,
+    judgements_of,
+    lost_of,
+    measure_retrieval,
+)
 
 Floats = NDArray[np.float32]
 
@@ -38,14 +48,13 @@ class Traced:
     pooling: str
     max_tokens: int
     prompts: dict[str, str]
+    matryoshka_dims: tuple[int, ...]
     references: Floats
     parity: float
 
 
-def bi_encoder_files(
-    options: ExportOptions, source: ModelSource
-) -> tuple[Mapping[str, bytes], dict[str, Any]]:
-    """Return a bundle's files and what its encoder.json says.
+def bi_encoder_content(options: ExportOptions, source: ModelSource) -> bundle_files.Content:
+    """Return what a bundle is written from, and the one that its items are embedded with.
 
     Raises:
         CommandError: the model is no bi-encoder, the graph differs from the model, or INT8 loses
@@ -53,19 +62,25 @@ def bi_encoder_files(
     """
     texts = generate_texts(NUM_REFERENCES, seed=7)
     calibration = calibration_texts(options.calibration)
-    collection, origin = judgements_of(options.judgements)
+    judged = judgements_of(options.judgements)
     traced = _trace(options, source, texts)
-    dims = _matryoshka_dims(options.matryoshka_dims, traced.references.shape[1])
-    model, gate = _quantize(options, traced, texts, calibration, collection)
-    if "retrieval" in gate:
-        gate["retrieval"]["judgements"] = origin
-    description = _describe(options, source, traced, gate) | {"matryoshka_dims": list(dims)}
-    files = {
-        bundle_files.MODEL_FILE: model,
-        bundle_files.TOKENIZER_FILE: traced.tokenizer_json.encode(),
-        bundle_files.REFERENCE_FILE: bundle_files.reference_json(texts, traced.references),
-    }
-    return files, description
+
+    def content(chosen: ExportOptions) -> bundle_files.Content:
+        model, gate = _quantize(chosen, traced, texts, calibration, judged)
+        files = {
+            bundle_files.MODEL_FILE: model,
+            bundle_files.TOKENIZER_FILE: traced.tokenizer_json.encode(),
+            bundle_files.REFERENCE_FILE: bundle_files.reference_json(texts, traced.references),
+        }
+        return bundle_files.Content(files, _describe(chosen, source, traced, gate))
+
+    made = content(options)
+    if options.item_bundle is None:
+        return made
+    whole = content(replace(options, quantization="none"))
+    entry = query_encoder_entry(made, judged[0].name, forced=options.force_reason is not None)
+    whole.description["compatible_query_encoders"] = [entry]
+    return replace(made, item_content=whole)
 
 
 def _trace(options: ExportOptions, source: ModelSource, texts: list[str]) -> Traced:
@@ -91,13 +106,15 @@ def _trace(options: ExportOptions, source: ModelSource, texts: list[str]) -> Tra
         onnx_graph.tidy(graph, output_name="embedding")
     with progress_bar("comparing the graph with the model", total=None):
         parity = _parity(graph, written, compared, expected)
+    references = expected[""][: len(texts)]
     return Traced(
         graph=graph,
         tokenizer_json=written,
         pooling=str(torch_encoder.pooling_of(model)),
         max_tokens=max_tokens,
         prompts=prompts,
-        references=expected[""][: len(texts)],
+        matryoshka_dims=_matryoshka_dims(options.matryoshka_dims, references.shape[1]),
+        references=references,
         parity=parity,
     )
 
@@ -107,12 +124,12 @@ def _quantize(
     traced: Traced,
     reference_texts: list[str],
     calibration: list[str],
-    collection: Collection,
+    judged: tuple[Collection, str],
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the model to ship and what was measured on it.
 
     Raises:
-        CommandError: its mean cosine to full precision is too low to publish.
+        CommandError: it is too far from full precision, or finds too little, to publish.
     """
     from training import onnx_run
     from training.agreement import cosines, mean_cosine
@@ -138,12 +155,32 @@ def _quantize(
         }
     forced = options.force_reason is not None
     require_meaning("mean cosine", gate["cosine_mean"], forced=forced)
+    require_meaning("least cosine", gate["cosine_min"], PUBLISH_COSINE_MIN, forced=forced)
     if forced:
         gate["forced"] = options.force_reason
-    gate["retrieval"] = measure_retrieval(
-        collection, traced.prompts, tokenizer, shrunk.full, shrunk.small
+    collection, origin = judged
+    found = measure_retrieval(collection, traced.prompts, tokenizer, shrunk.full, shrunk.small)
+    return shrunk.model, gate | {"retrieval": found | _weigh(options, found, origin)}
+
+
+def _weigh(options: ExportOptions, found: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return what the pairing that is shipped loses, and by which judgements.
+
+    Raises:
+        CommandError: it loses too much on judgements that were given.
+    """
+    pairing = INT8_ITEMS if options.item_bundle is None else FP32_ITEMS
+    lost = lost_of(found, pairing)
+    weighed = {"judgements": origin, "pairing": pairing, "lost": lost}
+    if origin == GENERATED:
+        return weighed
+    require_found(
+        lost,
+        options.loss_max,
+        forced=options.force_reason is not None,
+        remedy="--item-bundle DIR" if options.item_bundle is None else "--quantize none",
     )
-    return shrunk.model, gate
+    return weighed | {"loss_max": options.loss_max}
 
 
 def _describe(
@@ -164,6 +201,7 @@ def _describe(
         "quantization": options.quantization,
         "gate": gate,
         "verified_on": [{"cpu_features": cpu_features(), **verified}],
+        "matryoshka_dims": list(traced.matryoshka_dims),
         "compatible_query_encoders": [],
         "software": software(),
     }

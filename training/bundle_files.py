@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ _IDENTITY_FIELDS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a bundle is written from: its files, and what encoder.json says of them.
+
+    `item_content` is that of the bundle to embed items with, where that is another.
+    """
+
+    files: Mapping[str, bytes]
+    description: dict[str, Any]
+    item_content: "Content | None" = None
+
+
 def write_bundle(
     out: Path, files: Mapping[str, bytes], description: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -42,10 +55,7 @@ def write_bundle(
         CommandError: `out` holds something that is not a bundle.
     """
     require_replaceable(out)
-    checksums = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in files.items()
-    }
+    checksums = checksums_of(files)
     encoder = {
         "format_version": FORMAT_VERSION,
         "encoder_id": encoder_id(description, checksums),
@@ -92,6 +102,14 @@ def amend(folder: Path, changes: Mapping[str, Any]) -> None:
     assert not changes.keys() & {*_IDENTITY_FIELDS, "encoder_id", "files", "format_version", "kind"}
     document = read_description(folder) | dict(changes)
     replace_file(folder / ENCODER_FILE, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def checksums_of(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Return the size and the SHA-256 of each file, as encoder.json has them."""
+    return {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
 
 
 def encoder_id(description: Mapping[str, Any], checksums: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 
 from rpc.terminal import CommandError
 from training.bundle_files import ENCODER_FILE, amend, read_description
+from training.export_options import RECALL_KEPT_MIN
 from training.fusion import RRF_K
 from training.short_queries import SHORT_WORDS_MAX
 from training.system_notation import Written
 from training.systems import TUNED_ON, Opened
 
-RECALL_KEPT_MIN = 0.97
 _FUSIONS = ("rrf", "weighted")
 
 

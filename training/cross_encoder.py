@@ -1,6 +1,6 @@
 """A sentence-transformers cross-encoder as the files of an encoder bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -17,15 +17,19 @@ from training.export_options import (
     ExportOptions,
     calibration_texts,
     max_tokens_of,
+    require_found,
     require_meaning,
     require_parity,
 )
 from training.model_source import ModelSource
-from training.reference_texts import generate_texts, short_queries
+from training.reference_texts import generate_texts, long_text, short_queries
 from training.retrieval_gate import (
     GENERATED_RERANKED_QUERIES,
+    GIVEN,
+    RERANKED,
     RERANKED_QUERIES_MAX,
     judgements_of,
+    lost_of,
     measure_reranking,
 )
 
@@ -49,10 +53,8 @@ class Traced:
     parity: float
 
 
-def cross_encoder_files(
-    options: ExportOptions, source: ModelSource
-) -> tuple[Mapping[str, bytes], dict[str, Any]]:
-    """Return a bundle's files and what its encoder.json says.
+def cross_encoder_content(options: ExportOptions, source: ModelSource) -> bundle_files.Content:
+    """Return what a bundle is written from.
 
     Raises:
         CommandError: the graph differs from the model, INT8 loses too much of its meaning, or an
@@ -69,7 +71,7 @@ def cross_encoder_files(
         bundle_files.TOKENIZER_FILE: traced.tokenizer_json.encode(),
         bundle_files.REFERENCE_FILE: bundle_files.pair_reference_json(pairs, traced.references),
     }
-    return files, _describe(options, source, traced, gate)
+    return bundle_files.Content(files, _describe(options, source, traced, gate))
 
 
 def generate_pairs(texts: Sequence[str], seed: int) -> list[Pair]:
@@ -98,15 +100,16 @@ def _trace(options: ExportOptions, source: ModelSource, pairs: list[Pair]) -> Tr
     max_tokens = max_tokens_of(options, torch_encoder.max_tokens_of(model))
     backbone: Any = model[0]
     written = tokenizer_json(model.tokenizer, max_tokens, num_token_rows(backbone.model))
+    compared = [*pairs, (pairs[0][0], long_text(max_tokens))]
     with progress_bar("scoring reference pairs in full precision", total=None):
-        references = torch_reranker.reference_scores(model, pairs, max_tokens)
+        expected = torch_reranker.reference_scores(model, compared, max_tokens)
     with progress_bar("tracing the ONNX graph", total=None):
         graph = torch_reranker.trace(model)
         onnx_graph.tidy(graph, output_name="score")
     types = torch_reranker.takes_types(model)
     with progress_bar("comparing the graph with the model", total=None):
-        parity = _parity(graph, written, pairs, references, types=types)
-    return Traced(graph, written, max_tokens, types, references, parity)
+        parity = _parity(graph, written, compared, expected, types=types)
+    return Traced(graph, written, max_tokens, types, expected[: len(pairs)], parity)
 
 
 def _quantize(
@@ -119,7 +122,8 @@ def _quantize(
     """Return the model to ship and what was measured on it.
 
     Raises:
-        CommandError: its scores correlate too little with full precision's to publish.
+        CommandError: its scores correlate too little with full precision's, or order candidates
+            too much worse, to publish.
     """
     from tokenizers import Tokenizer
 
@@ -143,11 +147,15 @@ def _quantize(
     if forced:
         gate["forced"] = options.force_reason
     collection, origin = judged
-    num_queries = RERANKED_QUERIES_MAX if origin == "given" else GENERATED_RERANKED_QUERIES
+    num_queries = RERANKED_QUERIES_MAX if origin == GIVEN else GENERATED_RERANKED_QUERIES
     found = measure_reranking(
         collection, num_queries, tokenizer, shrunk.full, shrunk.small, types=traced.types
     )
-    return shrunk.model, gate | {"reranking": found | {"judgements": origin}}
+    weighed: dict[str, Any] = {"judgements": origin, "lost": lost_of(found, RERANKED)}
+    if origin == GIVEN:
+        require_found(weighed["lost"], options.loss_max, forced=forced)
+        weighed["loss_max"] = options.loss_max
+    return shrunk.model, gate | {"reranking": found | weighed}
 
 
 def _compare(got: Floats, expected: Floats) -> dict[str, Any]:
@@ -205,6 +213,7 @@ def _refuse_other_options(options: ExportOptions) -> None:
         "--query-prompt": options.query_prompt,
         "--item-prompt": options.item_prompt,
         "--matryoshka-dims": options.matryoshka_dims,
+        "--item-bundle": options.item_bundle,
     }
     for option, value in given.items():
         if value:

@@ -13,31 +13,41 @@ import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training import bundle_files
-from training.bi_encoder import bi_encoder_files
-from training.cross_encoder import cross_encoder_files
-from training.export_options import TARGET_AGREEMENT, ExportOptions, require_template
+from training.bi_encoder import bi_encoder_content
+from training.cross_encoder import cross_encoder_content
+from training.export_options import (
+    LOSS_MAX,
+    TARGET_AGREEMENT,
+    ExportOptions,
+    require_template,
+)
+from training.item_bundle import require_item_bundle
 from training.model_source import find_model, kind_of
 
-_FILES_OF = {
-    bundle_files.BI_ENCODER: bi_encoder_files,
-    bundle_files.CROSS_ENCODER: cross_encoder_files,
+_CONTENT_OF = {
+    bundle_files.BI_ENCODER: bi_encoder_content,
+    bundle_files.CROSS_ENCODER: cross_encoder_content,
 }
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
-    """Write an encoder bundle and return its encoder.json.
+    """Write an encoder bundle, and the one for its items where asked; return its encoder.json.
 
     Raises:
         CommandError: the model is of neither kind, the graph differs from the model, or INT8 loses
             too much of its meaning.
     """
     require_template(options.item_template)
-    bundle_files.require_replaceable(options.out)
+    require_item_bundle(options)
+    for folder in filter(None, (options.out, options.item_bundle)):
+        bundle_files.require_replaceable(folder)
     source = find_model(options.model)
     kind = kind_of(source)
     logging.getLogger("vitrine").info("model source: %s, %s", source.description, kind)
-    files, description = _FILES_OF[kind](options, source)
-    return bundle_files.write_bundle(options.out, files, description)
+    made = _CONTENT_OF[kind](options, source)
+    if options.item_bundle is not None and (items := made.item_content) is not None:
+        bundle_files.write_bundle(options.item_bundle, items.files, items.description)
+    return bundle_files.write_bundle(options.out, made.files, made.description)
 
 
 def _parsed_dims(written: str | None) -> tuple[int, ...]:
@@ -89,6 +99,14 @@ def main(
     judgements: Annotated[
         Path | None, typer.Option(help="BEIR folder to measure retrieval on, FP32 against INT8.")
     ] = None,
+    loss_max: Annotated[
+        float,
+        typer.Option(help="Largest share of recall@10 or ndcg@10 that may be lost there.", min=0.0),
+    ] = LOSS_MAX,
+    item_bundle: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a second bundle, in FP32, to embed items with."),
+    ] = None,
     force: Annotated[
         str | None,
         typer.Option(metavar="REASON", help="Publish below the quality gate; the reason is kept."),
@@ -111,10 +129,13 @@ def main(
                 matryoshka_dims=_parsed_dims(matryoshka_dims),
                 calibration=calibration,
                 judgements=judgements,
+                loss_max=loss_max,
+                item_bundle=item_bundle,
                 force_reason=force,
             )
         )
-        print_result({"bundle": str(out), **encoder})
+        written = {"bundle": str(out)} | ({"item_bundle": str(item_bundle)} if item_bundle else {})
+        print_result(written | encoder)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What to export and how, and the limits that every export is held to."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,9 @@ from training.reference_texts import generate_texts
 
 PARITY_MAX_DIFFERENCE = 1e-4
 PUBLISH_AGREEMENT_MIN = 0.97
+PUBLISH_COSINE_MIN = 0.8  # of the text that fares worst
+RECALL_KEPT_MIN = 0.97  # of an encoder that asks over the items of another
+LOSS_MAX = 0.01
 TARGET_AGREEMENT = 0.99
 NUM_REFERENCES = 48
 NUM_CALIBRATION_TEXTS = 64
@@ -35,6 +39,8 @@ class ExportOptions:
     matryoshka_dims: tuple[int, ...] = ()
     calibration: Path | None = None
     judgements: Path | None = None
+    loss_max: float = LOSS_MAX
+    item_bundle: Path | None = None
     force_reason: str | None = None
 
 
@@ -91,23 +97,50 @@ def require_parity(difference: float, largest: float = 1.0) -> float:
     return difference
 
 
-def require_meaning(measure: str, agreement: float, *, forced: bool) -> None:
+def require_meaning(
+    measure: str, agreement: float, least: float = PUBLISH_AGREEMENT_MIN, *, forced: bool
+) -> None:
     """Refuse to publish what means something else in 8 bits.
 
     Args:
         measure: what the agreement is, as "mean cosine".
         agreement: with full precision; 1 is the same.
+        least: what it must be.
         forced: whether to publish it all the same.
 
     Raises:
         CommandError: it is too low.
     """
-    if not agreement >= PUBLISH_AGREEMENT_MIN and not forced:
+    if not agreement >= least and not forced:
         raise CommandError(
             f"INT8 keeps a {measure} of only {agreement:.4f} to full precision; at least "
-            f"{PUBLISH_AGREEMENT_MIN} is needed: use --quantize none, or --force REASON to publish "
-            "it anyway"
+            f"{least} is needed: use --quantize none, or --force REASON to publish it anyway"
         )
+
+
+def require_found(
+    lost: Mapping[str, float], limit: float, *, forced: bool, remedy: str = "--quantize none"
+) -> None:
+    """Refuse to publish what finds less in 8 bits on the judgements that were given.
+
+    Args:
+        lost: by measure, the share of full precision's; negative where something is gained.
+        limit: the largest share that may be lost.
+        forced: whether to publish it all the same.
+        remedy: the options that lose less.
+
+    Raises:
+        CommandError: a measure loses more.
+
+    >>> require_found({"recall@10": -0.002, "ndcg@10": 0.0099}, 0.01, forced=False)
+    """
+    for measure, share in lost.items():
+        if not share <= limit and not forced:
+            raise CommandError(
+                f"INT8 loses {share:.2%} of full precision's {measure} on the judgements; at most "
+                f"{limit:.2%} is allowed: use {remedy}, a larger --loss-max, or --force REASON to "
+                "publish it anyway"
+            )
 
 
 def calibration_texts(path: Path | None) -> list[str]:

@@ -18,10 +18,13 @@ from training.ranking import MEASURES, evaluate, evaluate_vectors
 Floats = NDArray[np.float32]
 Pair = tuple[str, str]
 
+GIVEN, GENERATED = "given", "generated"
 GENERATED_ITEMS, GENERATED_QUERIES = 500, 200
 RERANKED_QUERIES_MAX = 200
 GENERATED_RERANKED_QUERIES = 40
 CANDIDATES = 20
+INT8_ITEMS, FP32_ITEMS = "int8_over_int8_items", "int8_over_fp32_items"
+RERANKED = "int8"
 _RERANKING_MEASURE = "ndcg@10"
 _TEXTS_A_STEP = 256
 
@@ -33,8 +36,8 @@ def judgements_of(folder: Path | None) -> tuple[Collection, str]:
         CommandError: the folder cannot be read.
     """
     if folder is not None:
-        return load_collection(folder), "given"
-    return generated_collection(GENERATED_ITEMS, GENERATED_QUERIES), "generated"
+        return load_collection(folder), GIVEN
+    return generated_collection(GENERATED_ITEMS, GENERATED_QUERIES), GENERATED
 
 
 def measure_retrieval(
@@ -65,8 +68,8 @@ def measure_retrieval(
         )
     pairings = {
         "fp32": (query["fp32"], item["fp32"]),
-        "int8_over_fp32_items": (query["int8"], item["fp32"]),
-        "int8_over_int8_items": (query["int8"], item["int8"]),
+        FP32_ITEMS: (query["int8"], item["fp32"]),
+        INT8_ITEMS: (query["int8"], item["int8"]),
     }
     found: dict[str, Any] = {"queries": len(queries), "items": len(items)}
     for name, (left, right) in pairings.items():
@@ -117,6 +120,25 @@ def measure_reranking(
             means = evaluate(qrels, run, [_RERANKING_MEASURE]).means
             found[f"ndcg_at_10_{name}"] = round(means[_RERANKING_MEASURE], 6)
     return found
+
+
+def lost_of(found: Mapping[str, Any], shipped: str) -> dict[str, float]:
+    """Return what share of full precision's measures is lost; negative where something is gained.
+
+    Args:
+        found: what was measured, as "recall_at_10_fp32".
+        shipped: the ending of what is shipped, as "int8_over_int8_items".
+
+    >>> lost_of({"recall_at_10_fp32": 0.5, "recall_at_10_int8": 0.49, "queries": 7}, "int8")
+    {'recall@10': 0.02}
+    """
+    lost = {}
+    for name, full in found.items():
+        measure, _, kind = name.partition("_fp32")
+        if measure != name and not kind:
+            share = (full - found[f"{measure}_{shipped}"]) / full if full else 0.0
+            lost[measure.replace("_at_", "@")] = round(share, 6)
+    return lost
 
 
 def draw_candidates(collection: Collection, num_queries: int) -> dict[str, list[str]]:

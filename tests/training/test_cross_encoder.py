@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from encoder_service.bundle import CROSS_ENCODER, load_bundle
 from encoder_service.reranker import load_reranker
 from rpc.terminal import CommandError
 from tests.training.small_models import MAX_TOKENS, MPNET_SCORES, make_cross_encoder
+from training import cross_encoder
 from training.export import export
 from training.export_options import ExportOptions
 from training.retrieval_gate import draw_candidates, judgements_of
@@ -26,6 +28,18 @@ def small_bundle(tmp_path_factory, small_model):
     out = tmp_path_factory.mktemp("bundles") / "small"
     export(ExportOptions(str(small_model), out))
     return out
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """Judgements of one query to which all five items are relevant."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": f"i{n}", "title": f"lamp {n}"}) for n in range(5)]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "lamp"}))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q\ti{n}\t1\n" for n in range(5)))
+    return folder
 
 
 def scores_of(model, pairs):
@@ -84,14 +98,8 @@ def test_reranking_is_measured_on_generated_judgements(small_bundle):
 
 
 def test_a_target_out_of_reach_leaves_all_in_float_and_given_judgements_are_used(
-    tmp_path, small_bundle, small_model
+    tmp_path, small_bundle, small_model, beir
 ):
-    beir = tmp_path / "beir"
-    (beir / "qrels").mkdir(parents=True)
-    lines = [json.dumps({"_id": f"i{n}", "title": f"lamp {n}"}) for n in range(5)]
-    (beir / "corpus.jsonl").write_text("\n".join(lines))
-    (beir / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "lamp"}))
-    (beir / "qrels" / "test.tsv").write_text("".join(f"q\ti{n}\t1\n" for n in range(5)))
     options = ExportOptions(str(small_model), tmp_path / "bundle", target=1.0, judgements=beir)
     gate = export(options)["gate"]
     assert set(gate["matrices"]) == {"float32"}
@@ -104,7 +112,19 @@ def test_a_target_out_of_reach_leaves_all_in_float_and_given_judgements_are_used
         "ndcg_at_10_fp32": 1.0,
         "ndcg_at_10_int8": 1.0,
         "judgements": "given",
+        "lost": {"ndcg@10": 0.0},
+        "loss_max": 0.01,
     }
+
+
+def test_a_reranker_that_orders_worse_than_full_precision_is_refused(
+    tmp_path, monkeypatch, small_model, beir
+):
+    found = {"queries": 1, "pairs": 5, "ndcg_at_10_fp32": 0.5, "ndcg_at_10_int8": 0.47}
+    monkeypatch.setattr(cross_encoder, "measure_reranking", lambda *_, **__: dict(found))
+    with pytest.raises(CommandError, match=r"INT8 loses 6\.00% of full precision's ndcg@10"):
+        export(ExportOptions(str(small_model), tmp_path / "bundle", judgements=beir))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_candidates_are_the_judged_items_and_others_without_doubles():
@@ -118,7 +138,12 @@ def test_candidates_are_the_judged_items_and_others_without_doubles():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"query_prompt": "query: "}, {"item_prompt": "item: "}, {"matryoshka_dims": (64,)}],
+    [
+        {"query_prompt": "query: "},
+        {"item_prompt": "item: "},
+        {"matryoshka_dims": (64,)},
+        {"item_bundle": Path("items")},
+    ],
 )
 def test_options_of_bi_encoders_are_refused(tmp_path, small_model, changes):
     with pytest.raises(CommandError, match="is for bi-encoders"):

@@ -128,21 +128,6 @@ def test_retrieval_is_measured_on_generated_judgements_unless_others_are_given(m
             assert abs(found[f"{measure}_{pairing}"] - full) < 0.05
 
 
-def test_retrieval_on_given_judgements_is_recorded_for_both_pairings(tmp_path, small_model):
-    beir = tmp_path / "beir"
-    (beir / "qrels").mkdir(parents=True)
-    titles = [f"{word} lamp {number}" for number in range(10) for word in ("red", "blue")]
-    lines = [json.dumps({"_id": f"i{n}", "title": title}) for n, title in enumerate(titles)]
-    (beir / "corpus.jsonl").write_text("\n".join(lines))
-    (beir / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": titles[4]}))
-    (beir / "qrels" / "test.tsv").write_text("q\ti4\t1\n")
-    options = ExportOptions(str(small_model), tmp_path / "bundle", judgements=beir)
-    found = export(options)["gate"]["retrieval"]
-    assert (found["queries"], found["items"], found["judgements"]) == (1, 20, "given")
-    for pairing in ("fp32", "int8_over_fp32_items", "int8_over_int8_items"):
-        assert found[f"recall_at_10_{pairing}"] == 1.0
-
-
 def test_shorter_lengths_and_the_reason_to_publish_are_carried(tmp_path, small_model):
     options = ExportOptions(
         str(small_model), tmp_path / "b", matryoshka_dims=(64, 32), force_reason="a trial"
