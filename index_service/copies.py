@@ -22,9 +22,18 @@ def nodes_of(halves: Halves) -> Nodes:
     >>> nodes_of(np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float16)).tolist()
     [0, 1, 0]
     """
-    nodes: dict[bytes, int] = {}
-    numbers = (nodes.setdefault(xxhash.xxh3_128_digest(row), len(nodes)) for row in halves)
-    return np.fromiter(numbers, dtype=np.uint32, count=len(halves))
+    digests = bytearray().join(map(xxhash.xxh3_128_digest, halves))
+    high, low = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2).T
+    # Stable, so that of equal digests the first row comes first.
+    order = np.lexsort((low, high))
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+    first = order[starts]
+    numbers = np.empty(len(first), dtype=np.uint32)
+    numbers[np.argsort(first)] = np.arange(len(first), dtype=np.uint32)
+    nodes: Nodes = np.empty(len(order), dtype=np.uint32)
+    nodes[order] = np.repeat(numbers, np.diff(np.append(np.flatnonzero(starts), len(order))))
+    return nodes
 
 
 def first_rows(nodes: Nodes) -> Rows:

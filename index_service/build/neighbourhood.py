@@ -1,5 +1,6 @@
 """An order of a graph's nodes in which neighbours lie close to each other in memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -7,6 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_service.scoring import Rows
+
+Nodes = NDArray[np.int32]
+
+_BLOCK_NODES = 4096
 
 
 def neighbourhood(hnsw: Any, count: int) -> Rows:
@@ -24,28 +29,36 @@ def neighbourhood(hnsw: Any, count: int) -> Rows:
     """
     if not count:
         return np.empty(0, dtype=np.int64)
-    links = _lowest_links(hnsw, count)
     seen = np.zeros(count, dtype=bool)
-    layers = []
-    layer = np.array([hnsw.entry_point], dtype=np.int64)
-    while layer.size:
-        seen[layer] = True
-        layers.append(layer)
-        reached = links[layer].ravel()
-        layer = _first_seen(reached[reached >= 0])
-        layer = layer[~seen[layer]]
-    return np.concatenate([*layers, np.flatnonzero(~seen)])
+    layers = [_unseen(np.array([hnsw.entry_point], dtype=np.int32), seen)]
+    while layers[-1].size:
+        # Marking what a block reaches at once leaves each node to the first block that does.
+        layers.append(
+            np.concatenate([_unseen(links, seen) for links in _lowest_links(hnsw, layers[-1])])
+        )
+    return np.concatenate([*layers, np.flatnonzero(~seen)], dtype=np.int64)
 
 
-def _lowest_links(hnsw: Any, count: int) -> NDArray[np.int64]:
-    """Return the links of each node on the lowest level, shape (count, 2 m), -1 where none is."""
-    offsets = faiss.vector_to_array(hnsw.offsets)[:count].astype(np.int64)
-    places = offsets[:, np.newaxis] + np.arange(hnsw.nb_neighbors(0))
-    links: NDArray[np.int64] = faiss.vector_to_array(hnsw.neighbors)[places].astype(np.int64)
-    return links
+def _lowest_links(hnsw: Any, nodes: Nodes) -> Iterator[Nodes]:
+    """Yield the links of nodes on the lowest level, those of some nodes at a time."""
+    neighbors, offsets = _view(hnsw.neighbors), _view(hnsw.offsets)
+    places = np.arange(hnsw.nb_neighbors(0))
+    for start in range(0, len(nodes), _BLOCK_NODES):
+        block = nodes[start : start + _BLOCK_NODES]
+        links = neighbors[offsets[block].astype(np.int64)[:, np.newaxis] + places]
+        # -1 where there is none.
+        yield links[links >= 0]
 
 
-def _first_seen(nodes: Rows) -> Rows:
-    """Return nodes without repetition, in order of first appearance."""
-    places = np.unique(nodes, return_index=True)[1]
-    return nodes[np.sort(places)]
+def _view(vector: Any) -> NDArray[Any]:
+    """Return the numbers of one of FAISS's vectors where they lie, without a copy."""
+    return faiss.rev_swig_ptr(vector.data(), vector.size())
+
+
+def _unseen(nodes: Nodes, seen: NDArray[np.bool_]) -> Nodes:
+    """Return the nodes not seen yet, once each, in order of first appearance; mark them seen."""
+    fresh = nodes[~seen[nodes]]
+    places = np.unique(fresh, return_index=True)[1]
+    fresh = fresh[np.sort(places)]
+    seen[fresh] = True
+    return fresh
