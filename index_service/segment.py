@@ -81,8 +81,8 @@ class Segment:
         copies: Copies,
         halves: Halves,
         item_ids: pa.Array,
-        attributes: Attributes,
-        filters_cached_max: int,
+        attributes: Attributes | None,
+        filters_cached_max: int = 0,
     ) -> None:
         """Put the parts together; `Segment.open` reads them from files.
 
@@ -91,7 +91,7 @@ class Segment:
             copies: which rows each node stands for.
             halves: the vectors, float16 of shape (items, dim).
             item_ids: strings in ascending order; a row's id.
-            attributes: the columns that filters ask.
+            attributes: the columns that filters ask; None where no filter will come.
             filters_cached_max: how many filters' matches are remembered.
         """
         self.items, self.dim = halves.shape
@@ -122,21 +122,14 @@ class Segment:
             DataLoss: a file cannot be read, or has another number of rows.
         """
         table = read_table(files / ATTRIBUTES_FILE)
-        item_ids = read_item_ids(files / ITEM_IDS_FILE)
-        graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
-        halves = map_halves(files / VECTORS_FILE, items, dim)
-        nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
-        counts = {
-            ITEM_IDS_FILE: (len(item_ids), items),
-            ATTRIBUTES_FILE: (table.num_rows, items),
-            NODES_FILE: (len(nodes), items),
-            GRAPH_FILE: (graph.num_nodes, int(nodes.max()) + 1 if len(nodes) else 0),
-        }
-        for name, (count, expected) in counts.items():
-            if count != expected:
-                raise DataLoss(str(files / name), f"has {count} rows, not {expected}")
-        attributes = Attributes.of_table(table)
-        return cls(graph, Copies(nodes), halves, item_ids, attributes, filters_cached_max)
+        _require_rows(files / ATTRIBUTES_FILE, table.num_rows, items)
+        parts = _mapped(files, items, dim, faiss_version)
+        return cls(*parts, Attributes.of_table(table), filters_cached_max)
+
+    @classmethod
+    def open_unfiltered(cls, files: Path, items: int, dim: int, faiss_version: str) -> "Segment":
+        """Map one shard's files but its attributes, which cost most memory; no filter may come."""
+        return cls(*_mapped(files, items, dim, faiss_version), attributes=None)
 
     def matches(self, tree: Filter, stop: Callable[[], None]) -> Matches:
         """Return the rows that a filter leaves; the answer to a recent filter is remembered.
@@ -149,6 +142,7 @@ class Segment:
             if found := self._matches.get(tree):
                 self._matches.move_to_end(tree)
                 return found
+        assert self._attributes is not None, "the segment was opened without attributes"
         found = Matches(evaluate(tree, self._attributes, stop), self.items, self._copies)
         with self._matches_lock:
             self._matches[tree] = found
@@ -223,6 +217,26 @@ class Segment:
     def row_of(self, item_id: str) -> int | None:
         """Return the row of an item; None when it is not on this shard."""
         return self._names.row_of(item_id)
+
+
+def _mapped(
+    files: Path, items: int, dim: int, faiss_version: str
+) -> tuple[Graph, Copies, Halves, pa.Array]:
+    """Map graph, vectors and ids, and group rows by node."""
+    item_ids = read_item_ids(files / ITEM_IDS_FILE)
+    graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
+    halves = map_halves(files / VECTORS_FILE, items, dim)
+    nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
+    _require_rows(files / ITEM_IDS_FILE, len(item_ids), items)
+    _require_rows(files / NODES_FILE, len(nodes), items)
+    num_nodes = int(nodes.max()) + 1 if len(nodes) else 0
+    _require_rows(files / GRAPH_FILE, graph.num_nodes, num_nodes)
+    return graph, Copies(nodes), halves, item_ids
+
+
+def _require_rows(path: Path, count: int, expected: int) -> None:
+    if count != expected:
+        raise DataLoss(str(path), f"has {count} rows, not {expected}")
 
 
 def map_halves(path: Path, items: int, dim: int) -> Halves:

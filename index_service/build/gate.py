@@ -113,7 +113,7 @@ class ShardsMeasured:
 def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
     """Search one shard with every probe, exactly and at every effort, one query at a time."""
     files = task.staging / shard_folder(task.shard)
-    segment = Segment.open(files, task.items, task.dim, faiss.__version__)
+    segment = Segment.open_unfiltered(files, task.items, task.dim, faiss.__version__)
     probes = np.load(task.staging / PROBES_FILE)
     limits = PlanLimits()
     exact = task.exact

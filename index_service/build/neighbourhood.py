@@ -52,7 +52,8 @@ def _lowest_links(hnsw: Any, nodes: Nodes) -> Iterator[Nodes]:
 
 def _view(vector: Any) -> NDArray[Any]:
     """Return the numbers of one of FAISS's vectors where they lie, without a copy."""
-    return faiss.rev_swig_ptr(vector.data(), vector.size())
+    numbers: NDArray[Any] = faiss.rev_swig_ptr(vector.data(), vector.size())
+    return numbers
 
 
 def _unseen(nodes: Nodes, seen: NDArray[np.bool_]) -> Nodes:

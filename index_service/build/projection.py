@@ -63,7 +63,9 @@ def _second_moment(halves: Halves) -> NDArray[np.float64]:
     """Return the sum of outer products, shape (dim, dim)."""
     dim = halves.shape[1]
     total = np.zeros((dim, dim))
+    buffer = np.empty((min(len(halves), _BLOCK_ROWS), dim), dtype=np.float32)
     for start in range(0, len(halves), _BLOCK_ROWS):
-        floats = to_float32(halves[start : start + _BLOCK_ROWS])
+        block = halves[start : start + _BLOCK_ROWS]
+        floats = to_float32(block, out=buffer[: len(block)])
         total += floats.T @ floats
     return total

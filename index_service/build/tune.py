@@ -11,7 +11,6 @@ import orjson
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from index_service.attributes import Attributes
 from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID
 from index_service.build.projection import fit
 from index_service.build.shard_files import build_graph
@@ -159,8 +158,7 @@ def sample_segment(halves: Halves, parameters: IndexParameters, advance: Advance
         Copies(renumbered(nodes, order)),
         halves,
         pa.array([f"{row:08d}" for row in range(len(halves))], type=pa.string()),
-        Attributes.of_table(pa.table({"": pa.nulls(len(halves))})),
-        filters_cached_max=0,
+        attributes=None,
     )
 
 

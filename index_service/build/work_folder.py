@@ -1,6 +1,6 @@
 """What the stages before this one left: items, vectors, probe queries, and what they say of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,18 @@ class WorkFolder:
         return count
 
     def batches(self, first: int = 0, after: int | None = None) -> Iterator[ItemBatch]:
-        """Yield the items of some record batches, memory-mapped.
+        """Yield the items of some record batches.
+
+        They are read, not mapped: a map would hold every page that was looked at.
 
         Args:
             first: the first record batch.
             after: the record batch to stop before; None for all.
         """
         row = sum(batch.num_rows for batch in self._record_batches(0, first))
-        for batch in self._record_batches(first, self.count_batches() if after is None else after):
+        reader = self._reader(pa.OSFile)
+        for number in range(first, self.count_batches() if after is None else after):
+            batch = reader.get_batch(number)
             yield ItemBatch(row, batch.column("item_id"), batch.column("item"))
             row += batch.num_rows
 
@@ -132,10 +136,10 @@ class WorkFolder:
         for number in range(first, after):
             yield reader.get_batch(number)
 
-    def _reader(self) -> Any:
+    def _reader(self, opened: Callable[[str], Any] = pa.memory_map) -> Any:
         path = self.folder / ITEMS_FILE
         try:
-            return pa.ipc.open_file(pa.memory_map(str(path)))
+            return pa.ipc.open_file(opened(str(path)))
         except (OSError, pa.ArrowInvalid) as exc:
             raise CommandError(f"{path}: {exc}; run the export stage again") from exc
 
