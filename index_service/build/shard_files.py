@@ -37,6 +37,8 @@ from rpc.terminal import CommandError
 _BLOCK_ROWS = 4096
 _WRITE_BYTES = 1024 * 1024
 _LENGTH_TOLERANCE = 0.01
+_UPPER_LINKS = 2
+"""Links above the lowest level, a node: m / (m - 1) in the mean."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,12 +150,29 @@ def build_graph(
     graph.hnsw.efConstruction = parameters.ef_construction
     graph.hnsw.rng = faiss.RandomGenerator(parameters.seed)
     graph.train(_extremes(halves, projection))
+    _reserve(graph, len(rows))
     for block in _blocks(len(rows)):
         graph.add(_projected(halves[rows[block]], projection))
         advance(block.stop - block.start)
     order = neighbourhood(graph.hnsw, len(rows))
     graph.permute_entries(order)
     return graph if projection is None else _behind(projection, graph), order
+
+
+def _reserve(graph: Any, count: int) -> None:
+    """Make room for the links and codes of so many nodes.
+
+    Vectors that grow as they are filled would for a moment take three times what they hold.
+    """
+    links = graph.hnsw.nb_neighbors(0) + _UPPER_LINKS
+    codes = faiss.downcast_index(graph.storage)
+    for vector, size in (
+        (graph.hnsw.neighbors, count * links),
+        (codes.codes, count * codes.code_size),
+    ):
+        # The room stays when the size goes.
+        vector.resize(size)
+        vector.resize(0)
 
 
 def _projected(halves: Halves, projection: NDArray[np.float32] | None) -> NDArray[np.float32]:
