@@ -1,7 +1,8 @@
 """Conditions on attributes: a tree of plain values, checked against a schema, then evaluated."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pyroaring import BitMap
@@ -10,6 +11,7 @@ from index_service.attributes import Attributes, Value
 from index_service.generation.manifest import AttributeKind
 from rpc.errors import InvalidArgument
 
+_NODE_BYTES = 256
 _ORDERED = (AttributeKind.NUMBER, AttributeKind.TIME)
 
 
@@ -161,6 +163,11 @@ def evaluate(tree: Filter, attributes: Attributes, stop: Callable[[], None]) -> 
     return rows_of(tree)
 
 
+def size_of(tree: Filter) -> int:
+    """Return about how many bytes of memory a filter takes."""
+    return sum(_node_bytes(node) for node, _, _ in _walk(tree, "", 1))
+
+
 def _walk(node: Filter, field: str, depth: int) -> Iterator[tuple[Filter, str, int]]:
     """Yield every node with its place and level, parents first."""
     if isinstance(node, Leaf):
@@ -170,6 +177,19 @@ def _walk(node: Filter, field: str, depth: int) -> Iterator[tuple[Filter, str, i
     yield node, place, depth
     for number, child in enumerate(node.filters):
         yield from _walk(child, f"{place}.filters[{number}]", depth + 1)
+
+
+def _node_bytes(node: Filter) -> int:
+    values: Iterable[object] = ()
+    match node:
+        case OneOf(_, many):
+            values = many
+        case Equals(_, value):
+            values = (value,)
+        case Range(_, lower, upper):
+            values = (lower, upper)
+    # A pointer to each; an attribute's name, or the tuple of children.
+    return _NODE_BYTES + sum(sys.getsizeof(value) + 8 for value in values)
 
 
 def _check_leaf(leaf: Leaf, schema: Mapping[str, AttributeKind], place: str) -> int:

@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from index_service.attributes import Attributes
 from index_service.copies import Copies, Mask
-from index_service.filter import Filter, evaluate
+from index_service.filter import Filter, evaluate, size_of
 from index_service.generation.manifest import (
     ATTRIBUTES_FILE,
     GRAPH_FILE,
@@ -35,6 +35,9 @@ _GRAPH_VISITS_MAX = 32_768
 # bits are looked at. Source: index_service/LOG.md, entry 8.
 _HALF_SCAN_QUERIES_MAX = 2
 _ROWS_A_MATCH_MAX = 100
+
+FILTER_BYTES_MAX = 4 * 1024 * 1024
+"""What remembered filters themselves may take: one may have 10,000 values."""
 
 
 class Matches:
@@ -72,6 +75,33 @@ class Matches:
         return np.packbits(self._copies.mask_of_nodes(self.mask), bitorder="little")
 
 
+class RecentMatches:
+    """The matches of recent filters; safe to use from several threads at once."""
+
+    def __init__(self, filters_max: int) -> None:
+        """Remember so many filters, fewer where those are large."""
+        self._filters_max = filters_max
+        self._found: OrderedDict[Filter, Matches] = OrderedDict()
+        self._filter_bytes = 0
+        self._lock = Lock()
+
+    def get(self, tree: Filter) -> Matches | None:
+        """Return the matches of a filter, if remembered."""
+        with self._lock:
+            if found := self._found.get(tree):
+                self._found.move_to_end(tree)
+            return found
+
+    def put(self, tree: Filter, matches: Matches) -> None:
+        """Remember the matches of a filter; forget those not asked for longest."""
+        with self._lock:
+            if tree not in self._found:
+                self._filter_bytes += size_of(tree)
+            self._found[tree] = matches
+            while len(self._found) > self._filters_max or self._filter_bytes > FILTER_BYTES_MAX:
+                self._filter_bytes -= size_of(self._found.popitem(last=False)[0])
+
+
 class Segment:
     """Mapped files of one shard; safe to search from several threads at once."""
 
@@ -101,9 +131,7 @@ class Segment:
         self._half_scan = HalfScan(halves)
         self._names = ItemIds(item_ids)
         self._attributes = attributes
-        self._matches: OrderedDict[Filter, Matches] = OrderedDict()
-        self._matches_max = filters_cached_max
-        self._matches_lock = Lock()
+        self._recent = RecentMatches(filters_cached_max)
 
     @classmethod
     def open(
@@ -138,16 +166,11 @@ class Segment:
             tree: the filter, checked.
             stop: called before each condition; raises when nobody waits for the answer any more.
         """
-        with self._matches_lock:
-            if found := self._matches.get(tree):
-                self._matches.move_to_end(tree)
-                return found
+        if found := self._recent.get(tree):
+            return found
         assert self._attributes is not None, "the segment was opened without attributes"
         found = Matches(evaluate(tree, self._attributes, stop), self.items, self._copies)
-        with self._matches_lock:
-            self._matches[tree] = found
-            while len(self._matches) > self._matches_max:
-                self._matches.popitem(last=False)
+        self._recent.put(tree, found)
         return found
 
     def search_graph(
