@@ -153,8 +153,8 @@ class Shard:
     def _bring(self, generation: int) -> Arrival:
         """Do the steps of loading in the only order that never serves a damaged file."""
         started_s = time.perf_counter()
-        # 1. The files are here, and this shard is one of the generation's.
-        folder, manifest = self._store.fetch(generation, self.number)
+        # 1. There is such a generation, and this shard is one of its own.
+        manifest = self._store.manifest(generation)
         if self.number >= manifest.num_shards:
             raise FailedPrecondition(
                 "SHARD_MISMATCH",
@@ -167,7 +167,8 @@ class Shard:
         # 2. There is memory for it beside those that are here.
         needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
         self.budget.reserve(generation, needed)
-        # 3. They are what the manifest promises.
+        # 3. Its files are here, and are what the manifest promises.
+        folder = self._store.fetch(generation, manifest, self.number)
         self._verify(folder, manifest, self._verification)
         # 4. They are mapped, not read: memory is shared with the page cache.
         segment = Segment.open(

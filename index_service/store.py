@@ -36,22 +36,37 @@ class GenerationStore:
         self._local = "file" in _protocols(self._filesystem)
         self._cache = Path(self._root) if self._local else cache_dir / _name_of(url)
 
-    def fetch(self, generation: int, shard: int) -> tuple[Path, Manifest]:
-        """Return a local folder with the manifest and the files that one shard needs.
+    def manifest(self, generation: int) -> Manifest:
+        """Return what a generation's manifest says.
 
         Raises:
             NotFound: no such generation.
-            DataLoss: a file that the manifest names is missing, or the manifest is damaged.
+            DataLoss: the manifest is missing or damaged.
             FailedPrecondition: the generation was written in a format that cannot be read here.
         """
-        folder = self.folder(generation)
         if self._local:
-            return folder, read_manifest(folder)
-        manifest = self._fetch_manifest(generation, folder)
-        if shard < manifest.num_shards:
+            return read_manifest(self.folder(generation))
+        remote = f"{self._root.rstrip('/')}/{generation_folder(generation)}"
+        if not self._filesystem.exists(remote):
+            raise NotFound("generation", [generation])
+        try:
+            content: bytes = self._filesystem.cat_file(f"{remote}/{MANIFEST_FILE}")
+        except FileNotFoundError as exc:
+            raise DataLoss(f"{remote}/{MANIFEST_FILE}", "the file is missing") from exc
+        return parse_manifest(content, f"{remote}/{MANIFEST_FILE}")
+
+    def fetch(self, generation: int, manifest: Manifest, shard: int) -> Path:
+        """Return a local folder with the files that one shard of a generation needs.
+
+        Raises:
+            DataLoss: a file that the manifest names is missing.
+        """
+        folder = self.folder(generation)
+        if not self._local:
             for path, entry in manifest.files_by_path(shard).items():
                 self._copy(f"{generation_folder(generation)}/{path}", folder / path, entry.bytes)
-        return folder, manifest
+            (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
+        return folder
 
     def folder(self, generation: int) -> Path:
         """Return the local folder of a generation, whether or not it is there."""
@@ -61,19 +76,6 @@ class GenerationStore:
         """Drop a damaged copy so that the next fetch brings it anew; originals are left alone."""
         if not self._local and Path(file).is_relative_to(self._cache):
             Path(file).unlink(missing_ok=True)
-
-    def _fetch_manifest(self, generation: int, folder: Path) -> Manifest:
-        remote = f"{self._root.rstrip('/')}/{generation_folder(generation)}"
-        if not self._filesystem.exists(remote):
-            raise NotFound("generation", [generation])
-        try:
-            content: bytes = self._filesystem.cat_file(f"{remote}/{MANIFEST_FILE}")
-        except FileNotFoundError as exc:
-            raise DataLoss(f"{remote}/{MANIFEST_FILE}", "the file is missing") from exc
-        manifest = parse_manifest(content, f"{remote}/{MANIFEST_FILE}")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST_FILE).write_bytes(content)
-        return manifest
 
     def _copy(self, remote: str, target: Path, size: int) -> None:
         """Copy a file unless a copy of its size is there; a copy appears whole or not at all."""

@@ -14,11 +14,12 @@ import pytest
 
 from index_service.generation.manifest import parse_manifest, published_generations
 from index_service.generation.verify import Verification, verify
+from index_service.memory import MemoryBudget
 from index_service.planner import PlanLimits
 from index_service.shard import Shard, ShardLimits
 from index_service.store import GenerationStore
 from rpc.active import Active, write_active
-from rpc.errors import DataLoss, FailedPrecondition, NotFound
+from rpc.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
 from tests.index_service.catalogue import (
     Catalogue,
     build,
@@ -302,9 +303,20 @@ def test_an_object_store_without_the_generation_or_a_file_says_which(bucket, tmp
         remote_shard(url, tmp_path).load(1)
 
 
+def test_a_generation_that_has_no_room_is_not_copied(bucket, tmp_path):
+    url, _, _ = bucket
+    store = GenerationStore(url, tmp_path)
+    budget = MemoryBudget(1000)
+    shard = Shard(0, store, Verification.FULL, ShardLimits(), PlanLimits(), budget)
+    with pytest.raises(ResourceExhausted):
+        shard.load(1)
+    assert not list(tmp_path.rglob("*.*"))
+    assert budget.held_bytes == 0
+
+
 def test_a_file_url_is_used_in_place(home):
     store = GenerationStore(f"file://{home / 'generations'}", home / "cache")
-    folder, _ = store.fetch(1, 0)
+    folder = store.fetch(1, store.manifest(1), 0)
     assert folder == home / "generations" / "000001"
     assert not (home / "cache").exists()
 
