@@ -30,6 +30,14 @@ ARROW_TYPES: dict[AttributeKind, pa.DataType] = {
 _VALUES_ALONE_MAX = 8
 
 
+Groups = tuple[pa.Array, NDArray[Any], RowNumbers]
+"""Distinct values in order; the order of all values, stable; where in it each distinct one begins,
+and where the last one ends."""
+
+_VALUES_LOOKED_AT = 8_192
+_DISTINCT_SHARE_MAX = 1 / 4
+
+
 class Column(Protocol):
     """Finds the rows of one attribute."""
 
@@ -52,7 +60,11 @@ class Attributes:
     @classmethod
     def of_table(cls, table: pa.Table) -> "Attributes":
         """Lay out the columns of attributes.arrow; costs a sort of each."""
-        columns = {name: _column(table.column(name)) for name in table.column_names}
+        columns = {}
+        for name in table.column_names:
+            columns[name] = _column(table.column(name))
+            # Arrow would keep what laying it out has taken beside the column.
+            pa.default_memory_pool().release_unused()
         return cls(table.num_rows, columns)
 
     def one_of(self, attribute: str, values: Sequence[Value]) -> BitMap:
@@ -73,23 +85,17 @@ class Attributes:
 class KeywordColumn:
     """Distinct keywords in order, and for each the rows that hold it."""
 
-    def __init__(self, keywords: pa.Array, codes: NDArray[np.int32], rows: RowNumbers) -> None:
+    def __init__(self, values: pa.Array, rows: RowNumbers) -> None:
         """Group rows by keyword.
 
         Args:
-            keywords: distinct strings, in any order.
-            codes: for each pair of keyword and row, the place of the keyword.
+            values: a string for each pair of keyword and row.
             rows: for each pair, the row, ascending.
         """
-        order = pc.array_sort_indices(keywords).to_numpy()
-        self._keywords = keywords.take(pa.array(order))
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order))
-        ranks = rank[codes]
-        self._rows = rows[np.argsort(ranks, kind="stable")]
-        counts = np.bincount(ranks, minlength=len(order))
-        self._starts = np.concatenate(([0], np.cumsum(counts)))
-        self.present = np.unique(rows)
+        group = _sorted_groups if _mostly_distinct(values) else _encoded_groups
+        self._keywords, order, self._starts = group(values)
+        self._rows = rows[order]
+        self.present = rows if _ascends(rows) else np.unique(rows)
 
     def one_of(self, values: Sequence[str]) -> RowNumbers:
         """Return the rows that hold one of the keywords."""
@@ -162,10 +168,10 @@ def _column(chunked: pa.ChunkedArray) -> Column:
     if pa.types.is_list(kind):
         # Null and empty lists contribute nothing to either.
         parents = pc.list_parent_indices(values).to_numpy().astype(np.uint32)
-        return _keyword_column(pc.list_flatten(values), parents)
+        return KeywordColumn(pc.list_flatten(values), parents)
     valid = values.drop_null()
     if pa.types.is_string(kind):
-        return _keyword_column(valid, rows)
+        return KeywordColumn(valid, rows)
     if pa.types.is_boolean(kind):
         return FlagColumn(valid.to_numpy(zero_copy_only=False), rows)
     if pa.types.is_timestamp(kind):
@@ -173,9 +179,37 @@ def _column(chunked: pa.ChunkedArray) -> Column:
     return OrderedColumn(valid.to_numpy(zero_copy_only=False), rows)
 
 
-def _keyword_column(keywords: pa.Array, rows: RowNumbers) -> KeywordColumn:
-    encoded = keywords.dictionary_encode()
-    return KeywordColumn(encoded.dictionary, encoded.indices.to_numpy(), rows)
+def _mostly_distinct(values: pa.Array) -> bool:
+    """Tell by some of the values whether few of them repeat."""
+    step = max(1, len(values) // _VALUES_LOOKED_AT)
+    some = values.take(pa.array(np.arange(0, len(values), step)))
+    return bool(pc.count_distinct(some).as_py() > _DISTINCT_SHARE_MAX * len(some))
+
+
+def _sorted_groups(values: pa.Array) -> Groups:
+    """Group by sorting: an index of many distinct values would take hundreds of bytes for each."""
+    order = pc.array_sort_indices(values)
+    values = values.take(order)
+    first = np.ones(len(values), dtype=bool)
+    first[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.append(np.flatnonzero(first), len(values)).astype(np.uint32)
+    return values.filter(pa.array(first)), order.to_numpy(), starts
+
+
+def _encoded_groups(values: pa.Array) -> Groups:
+    """Group by numbers in place of values, several times as fast where many repeat."""
+    encoded = values.dictionary_encode()
+    order = pc.array_sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.min_scalar_type(len(order)))
+    rank[order.to_numpy()] = np.arange(len(order))
+    ranks = rank[encoded.indices.to_numpy()]
+    counts = np.bincount(ranks, minlength=len(order))
+    starts = np.append(0, np.cumsum(counts)).astype(np.uint32)
+    return encoded.dictionary.take(order), np.argsort(ranks, kind="stable"), starts
+
+
+def _ascends(rows: RowNumbers) -> bool:
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def _one_array(chunked: pa.ChunkedArray) -> pa.Array:

@@ -11,16 +11,28 @@ from threading import Lock
 
 import psutil
 
-from index_service.generation.manifest import ATTRIBUTES_FILE, Manifest
+from index_service.generation.manifest import (
+    ATTRIBUTES_FILE,
+    AttributeKind,
+    Manifest,
+    ShardEntry,
+)
+from index_service.segment import FILTER_BYTES_MAX
 from rpc.errors import ResourceExhausted
 
-_BYTES_A_ROW = 40
+_BYTES_A_ROW = 48
 """Levels and offsets of the graph, node of a row, rows of a node, and what grouping them takes."""
 _BYTES_A_VALUE = 16
-"""A value in order and its row, and the row once more among those that have the attribute."""
-_ATTRIBUTE_COPIES = 2
-"""Text of keywords, and lists' values, in their own order and while that is made."""
-_FIXED_BYTES = 4 * 1024 * 1024
+"""A value's row, the row once more among those that have the attribute, and where a keyword's rows
+begin; numbers, which are in the file, too, are kept in order."""
+_BYTES_A_VALUE_LAID_OUT = 48
+"""Places and rows of one attribute's values while they are brought in order."""
+_ATTRIBUTE_COPIES = 4
+"""Text of keywords: in order, and as read, in one piece and sorted while that is made."""
+_LIST_COPIES = 4
+"""Keywords of lists have places, too, at least 4 bytes each in the file as in memory, and there are
+more of them than items that have the attribute."""
+_FIXED_BYTES = 8 * 1024 * 1024
 
 _CGROUP_FILES = (
     # Limit, what is used, and how that divides: version 2, then 1.
@@ -37,19 +49,36 @@ _CACHE_NAMES = ("file", "total_cache")
 def needed_bytes(manifest: Manifest, shard: int, filters_cached_max: int) -> int:
     """Return an upper estimate of the anonymous memory that one shard of a generation takes.
 
+    That is at its most while it is loaded: laying out an attribute takes more than is kept.
+
     Args:
         manifest: the generation's.
         shard: which shard.
         filters_cached_max: how many filters' matches may be remembered.
     """
     entry = manifest.shards[shard]
-    share = entry.items / manifest.items if manifest.items else 0.0
-    values = sum(attribute.items_present for attribute in manifest.attributes) * share
     # A remembered filter: a byte a row, a bit a row, a bit a node, and the bitmap.
     filters = filters_cached_max * entry.items * 1.4
-    attributes = _ATTRIBUTE_COPIES * entry.files[ATTRIBUTES_FILE].bytes
-    rows = _BYTES_A_ROW * entry.items + _BYTES_A_VALUE * values
-    return int(_FIXED_BYTES + rows + attributes + filters)
+    if filters_cached_max:
+        filters += FILTER_BYTES_MAX
+    rows = _BYTES_A_ROW * entry.items
+    return int(_FIXED_BYTES + rows + _attribute_bytes(manifest, entry) + filters)
+
+
+def _attribute_bytes(manifest: Manifest, entry: ShardEntry) -> float:
+    """Return what columns take, and what laying one out takes meanwhile.
+
+    Source of the factors: index_service/LOG.md, entry 15.
+    """
+    share = entry.items / manifest.items if manifest.items else 0.0
+    values = [attribute.items_present * share for attribute in manifest.attributes]
+    kinds = {attribute.type for attribute in manifest.attributes}
+    copies = _ATTRIBUTE_COPIES + (_LIST_COPIES if AttributeKind.KEYWORD_LIST in kinds else 0)
+    return (
+        copies * entry.files[ATTRIBUTES_FILE].bytes
+        + _BYTES_A_VALUE * sum(values)
+        + _BYTES_A_VALUE_LAID_OUT * max(values, default=0.0)
+    )
 
 
 class MemoryBudget:

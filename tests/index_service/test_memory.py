@@ -1,12 +1,17 @@
 """What a generation needs of memory, and whether it is there."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from index_service.filter import Equals, OneOf
 from index_service.memory import MemoryBudget, available_bytes, needed_bytes
+from index_service.segment import RecentMatches
 from rpc.errors import ResourceExhausted
 from tests.index_service.catalogue import (
     Catalogue,
@@ -86,3 +91,85 @@ def test_a_released_or_refused_generation_gives_its_memory_back(home):
         shard.load(1)
     (home / "aside").rename(home / "generations" / "000001" / "shard-0000" / "nodes.u32")
     assert budget.held_bytes == one
+
+
+# Loads a small generation, after which all is imported that loading needs, then a large one, and
+# prints how much anonymous memory that took at its most and in the end.
+LOADING = """
+import json, sys, threading
+from pathlib import Path
+from tests.index_service.catalogue import open_shard
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith("RssAnon")]
+    return 1024 * int(line.split()[1])
+
+def watch():
+    while not ended.wait(0.001):
+        seen.append(anonymous())
+
+shard = open_shard(Path(sys.argv[1]))
+shard.load(1)
+seen, ended = [anonymous()], threading.Event()
+watching = threading.Thread(target=watch)
+watching.start()
+shard.load(2)
+ended.set()
+watching.join()
+seen.append(anonymous())
+print(json.dumps({"peak": max(seen) - seen[0], "kept": seen[-1] - seen[0]}))
+"""
+
+ITEMS = 40_000
+MANY_VALUES = {
+    "distinct keywords": lambda row: {"sku": f"sku-{row * 7919 % ITEMS:012d}"},
+    "three keywords": lambda row: {
+        "sku": f"{row:x}",
+        "seller": f"seller {row % 9_000}",
+        "brand": f"brand {row % 90}",
+    },
+    "lists": lambda row: {"tags": [f"{row * 5 + place:x}" for place in range(5)]},
+    "short lists of few": lambda row: {"tags": [chr(97 + (row + k) % 20) for k in range(8)]},
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", MANY_VALUES)
+def test_loading_takes_no_more_than_was_estimated(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    for count in (500, ITEMS):
+        attributes = [MANY_VALUES[kind](row) for row in range(count)]
+        catalogue = Catalogue(random_units(rng, count, 8), random_units(rng, 4, 8), attributes)
+        build(catalogue, tmp_path, m=4, ef_construction=8, required_recall=0.1)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    needed = needed_bytes(manifest_of(tmp_path, 2), 0, 0)
+    # The rows' own share is what any attributes come on top of.
+    assert ITEMS * 20 < figures["peak"] <= needed, (figures, needed)
+    assert needed <= 4 * figures["peak"], (figures, needed)
+
+
+def test_remembered_filters_are_forgotten_where_they_are_large():
+    recent = RecentMatches(3)
+    small = [Equals("brand", str(number)) for number in range(4)]
+    for tree in small:
+        recent.put(tree, tree)
+    assert [recent.get(tree) for tree in small] == [None, *small[1:]]
+    large = [OneOf("sku", (str(number) * 1_500_000,)) for number in range(4)]
+    for tree in large:
+        recent.put(tree, tree)
+    # Two of 1.5 MB each fit into 4 MiB.
+    assert [recent.get(tree) for tree in large] == [None, None, *large[2:]]
+    huge = OneOf("sku", ("x" * 5_000_000,))
+    recent.put(huge, huge)
+    assert recent.get(huge) is None
+    recent.put(small[0], small[0])
+    assert recent.get(small[0]) is small[0]
