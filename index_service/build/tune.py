@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import faiss
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -13,12 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID
 from index_service.build.projection import fit
-from index_service.build.shard_files import build_graph
+from index_service.build.shard_files import write_graph, write_item_ids
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import Advance, Workers
-from index_service.copies import Copies, first_rows, nodes_of, renumbered
-from index_service.generation.manifest import INDEX_KIND, IndexParameters
-from index_service.graph import Graph
+from index_service.generation.manifest import (
+    GRAPH_FILE,
+    INDEX_KIND,
+    VECTORS_FILE,
+    IndexParameters,
+)
 from index_service.planner import Effort, PlanLimits
 from index_service.recall import approximate_scores, exact_scores, median_us, share_found
 from index_service.scoring import Halves, Rows
@@ -32,6 +37,8 @@ M_TRIED = (16, 24, 32, 48)
 SAMPLE_ITEMS = 20_000
 """Enough to tell setups apart; ef_search is found on the whole generation."""
 _SAMPLE_SEED = 0
+_METHOD = 2
+"""Counts up when what is measured changes; figures of an earlier one are not taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ class Curve:
     m: int
     code_dim: int
     graph_bytes_per_item: int
+    """Of graph.faiss; the projection of codes in it is one a shard, however many items that has."""
     points: tuple[CurvePoint, ...]
 
     def p50_us_at(self, recall: float) -> float:
@@ -98,12 +106,28 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TuneTask:
-    """One setup to try."""
+class Setup:
+    """One setup to try, and where its files are."""
 
     work: WorkFolder
     rows: Rows
     parameters: IndexParameters
+    folder: Path
+
+    def segment(self) -> Segment:
+        """Map what `build_setup` wrote."""
+        dim = self.work.encoder.dim
+        return Segment.open_unfiltered(self.folder, len(self.rows), dim, faiss.__version__)
+
+    def curve(self, points: Sequence[CurvePoint]) -> Curve:
+        """Return what was found out about it."""
+        graph_bytes = (self.folder / GRAPH_FILE).stat().st_size
+        return Curve(
+            self.parameters.m,
+            self.parameters.code_dim or self.work.encoder.dim,
+            round(graph_bytes / len(self.rows)),
+            tuple(points),
+        )
 
 
 def tune(
@@ -113,81 +137,112 @@ def tune(
 
     Leaves tuning.json and, where matplotlib is installed, tuning.png in the work folder.
     """
-    key = f"{work.fingerprint()} {ef_construction} {seed} {required_recall}"
+    key = f"{_METHOD} {work.fingerprint()} {ef_construction} {seed} {required_recall}"
     path = work.folder / TUNING_FILE
     if known := _read(path, key):
         return known
     rows = _sample(work.items)
-    tasks = [
-        TuneTask(work, rows, IndexParameters(INDEX_KIND, m, ef_construction, seed, code_dim))
-        for code_dim in _code_dims(work.vectors()[rows])
-        for m in M_TRIED
-    ]
-    curves = workers.run(try_setup, tasks, "try setups", len(tasks) * len(rows))
+    with TemporaryDirectory(prefix=".tuning-", dir=work.folder) as scratch:
+        setups = [
+            Setup(
+                work,
+                rows,
+                IndexParameters(INDEX_KIND, m, ef_construction, seed, code_dim),
+                Path(scratch) / f"m-{m}-dim-{code_dim}",
+            )
+            for code_dim in _code_dims(work.vectors()[rows])
+            for m in M_TRIED
+        ]
+        # 1. All are built side by side.
+        workers.run(build_setup, setups, "build setups", len(setups) * len(rows))
+        # 2. They are searched in turns by one process, alone: a time would contain others' load.
+        searches = len(setups) * len(EF_SEARCH_GRID)
+        [curves] = workers.run(search_setups, [setups], "search setups", searches)
     tuning = Tuning(key, len(rows), required_recall, tuple(curves))
     replace_file(path, orjson.dumps(tuning.document(), option=orjson.OPT_INDENT_2))
     plot(tuning, work.folder / PLOT_FILE)
     return tuning
 
 
-def try_setup(task: TuneTask, advance: Advance) -> Curve:
-    """Build one graph over the sample and search it with every probe at every ef_search."""
-    halves = np.ascontiguousarray(task.work.vectors()[task.rows])
-    probes = task.work.probes()
-    code_dim = task.parameters.code_dim or halves.shape[1]
-    segment = sample_segment(halves, task.parameters, advance)
-    limits = PlanLimits()
-    exact = exact_scores(segment, probes, limits, _never)
-    points = []
-    for ef_search in EF_SEARCH_GRID:
-        effort = Effort(ef_search, RESCORED_GRID[-1])
-        found, seconds = approximate_scores(segment, probes, effort, limits, _never)
-        points.append(CurvePoint(ef_search, share_found(exact, found), median_us(seconds)))
-    # A link is 4 bytes, and the lowest level, where nearly all are, has twice m.
-    graph_bytes = code_dim + 8 * task.parameters.m
-    return Curve(task.parameters.m, code_dim, graph_bytes, tuple(points))
+def build_setup(setup: Setup, advance: Advance) -> None:
+    """Write the sample as a shard without attributes; ids are row numbers."""
+    halves = setup.work.vectors()[setup.rows]
+    items, dim = halves.shape
+    setup.folder.mkdir()
+    halves.tofile(setup.folder / VECTORS_FILE)
+    item_ids = [f"{row:08d}" for row in range(items)]
+    write_item_ids(setup.folder, pa.array(item_ids, type=pa.string()))
+    projection = fit(halves, setup.parameters.code_dim)
+    write_graph(setup.folder, items, dim, setup.parameters, projection, advance)
 
 
-def sample_segment(halves: Halves, parameters: IndexParameters, advance: Advance) -> Segment:
-    """Return vectors as a segment in memory, without attributes; ids are row numbers."""
-    nodes = nodes_of(halves)
-    projection = fit(halves, parameters.code_dim)
-    index, order = build_graph(halves, first_rows(nodes), parameters, projection, advance)
-    return Segment(
-        Graph.of(index),
-        Copies(renumbered(nodes, order)),
-        halves,
-        pa.array([f"{row:08d}" for row in range(len(halves))], type=pa.string()),
-        attributes=None,
-    )
+def search_setups(setups: Sequence[Setup], advance: Advance) -> list[Curve]:
+    """Search each setup with every probe at every ef_search, one setup after the other at each."""
+    segments = [setup.segment() for setup in setups]
+    probes, limits = setups[0].work.probes(), PlanLimits()
+    exact = exact_scores(segments[0], probes, limits, _never)
+    efforts = [Effort(ef_search, RESCORED_GRID[-1]) for ef_search in EF_SEARCH_GRID]
+    for segment in segments:
+        # What is mapped is read from the disk now, not at the first ef_search.
+        approximate_scores(segment, probes, efforts[0], limits, _never)
+    points: list[list[CurvePoint]] = [[] for _ in setups]
+    for effort in efforts:
+        for segment, own in zip(segments, points, strict=True):
+            found, seconds = approximate_scores(segment, probes, effort, limits, _never)
+            own.append(CurvePoint(effort.ef_search, share_found(exact, found), median_us(seconds)))
+            advance(1)
+    return [setup.curve(own) for setup, own in zip(setups, points, strict=True)]
 
 
 def plot(tuning: Tuning, path: Path) -> bool:
-    """Draw recall against time of every setup; False where matplotlib is not installed."""
+    """Draw time by recall, and size by time, of every setup; False where matplotlib is absent."""
     try:
         # Heavy, and wanted here alone.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(13, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for curve in tuning.curves:
-        recalls = [point.ann_recall_at_10 for point in curve.points]
-        times = [point.search_p50_us for point in curve.points]
-        label = f"m {curve.m}, {curve.code_dim} dimensions, {curve.graph_bytes_per_item} bytes"
-        width = 3.0 if curve is tuning.chosen else 1.0
-        axes.plot(recalls, times, marker=".", linewidth=width, label=label)
-    axes.axvline(tuning.required_ann_recall_at_10, color="grey", linestyle=":")
-    axes.set_xlabel("ann_recall@10")
-    axes.set_ylabel("search p50, microseconds")
-    axes.set_title(f"{tuning.sample_items:,} items; bold: chosen; bytes of the graph an item")
-    axes.legend(fontsize="small")
+    times, sizes = figure.subplots(1, 2)
+    _draw_times(times, tuning)
+    _draw_sizes(sizes, tuning)
     aside = path.with_name(f".{path.name}.part")
     figure.savefig(aside, format="png", dpi=120)
     aside.replace(path)
     return True
+
+
+def _draw_times(axes: Any, tuning: Tuning) -> None:
+    """Draw the time of a search by the recall that it reaches, a line each setup."""
+    for curve in tuning.curves:
+        recalls = [point.ann_recall_at_10 for point in curve.points]
+        times = [point.search_p50_us for point in curve.points]
+        width = 3.0 if curve is tuning.chosen else 1.0
+        axes.plot(recalls, times, marker=".", linewidth=width, label=_label(curve))
+    axes.axvline(tuning.required_ann_recall_at_10, color="grey", linestyle=":")
+    axes.set_xlabel("ann_recall@10")
+    axes.set_ylabel("search p50, microseconds")
+    axes.set_title(f"{tuning.sample_items:,} items; bold: chosen")
+    axes.legend(fontsize="small")
+
+
+def _draw_sizes(axes: Any, tuning: Tuning) -> None:
+    """Draw the size of the graph by the time of a search at the recall, a point each setup."""
+    required = tuning.required_ann_recall_at_10
+    reaching = [each for each in tuning.curves if each.p50_us_at(required) < float("inf")]
+    for curve in reaching:
+        place = (curve.p50_us_at(required), curve.graph_bytes_per_item)
+        axes.scatter(*place, s=120 if curve is tuning.chosen else 30)
+        axes.annotate(_label(curve), place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+    axes.margins(0.15)
+    axes.set_xlabel(f"search p50 at ann_recall@10 of {required}, microseconds")
+    axes.set_ylabel("graph.faiss, bytes an item")
+    axes.set_title(f"{len(reaching)} of {len(tuning.curves)} setups reach it; large: chosen")
+
+
+def _label(curve: Curve) -> str:
+    return f"m {curve.m}, {curve.code_dim} dimensions"
 
 
 def _sample(items: int) -> Rows:

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from index_service.build.gate import EF_SEARCH_GRID
 from index_service.build.generation import BuildSettings, build_generation
-from index_service.build.tune import M_TRIED, Curve, CurvePoint, Tuning
+from index_service.build.tune import M_TRIED, Curve, CurvePoint, Tuning, plot, tune
+from index_service.build.work_folder import WorkFolder
+from index_service.build.workers import Workers
 from tests.index_service.catalogue import Catalogue, build, manifest_of
 from tests.index_service.test_build import run_build
 from tests.index_service.test_projection import DIM, flat_units
@@ -60,12 +63,55 @@ def test_a_tuned_build_uses_what_was_chosen_and_shows_the_curves(tuned):
     index = manifest_of(home).index
     assert (index.m, index.code_dim) == (built.m, built.code_dim)
     assert built.ann_recall_at_10 >= 0.99
+    for each in document["curves"]:
+        # Codes, twice m links of 4 bytes, and 12 to 30 bytes of levels, offsets and the projection.
+        least = each["code_dim"] + 8 * each["m"]
+        assert least + 12 <= each["graph_bytes_per_item"] <= least + 30
+        assert len(each["points"]) == len(EF_SEARCH_GRID)
+    assert not list((home / "work").glob(".tuning-*"))
     assert (folder / "tuning.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Recorder(Workers):
+    """Works in this process, and tells how many tasks each run had."""
+
+    def __init__(self):
+        super().__init__(processes=1)
+        self.runs = []
+
+    def run(self, work, tasks, description, total):
+        self.runs.append((work.__name__, len(tasks)))
+        return super().run(work, tasks, description, total)
+
+
+def test_setups_are_built_side_by_side_and_searched_by_one_process_alone(tmp_path):
+    rng = np.random.default_rng(4)
+    work = Catalogue(flat_units(rng, 300), flat_units(rng, 4)).write(tmp_path / "work")
+    recorder = Recorder()
+    found = tune(WorkFolder.open(work), recorder, 20, 1, 0.9)
+    assert recorder.runs == [("build_setup", len(found.curves)), ("search_setups", 1)]
+
+
+def test_the_plot_has_the_setups_that_reach_the_recall_by_time_and_size(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    drawn = []
+    monkeypatch.setattr(
+        figure, "savefig", lambda self, path, **_: drawn.append(self) or path.touch()
+    )
+    assert plot(tuning(SLOW, FAST, BLIND), tmp_path / "tuning.png")
+    times, sizes = drawn[0].axes
+    assert [line.get_label() for line in times.lines[:3]] == [
+        "m 16, 32 dimensions",
+        "m 32, 32 dimensions",
+        "m 48, 32 dimensions",
+    ]
+    points = [tuple(points.get_offsets()[0].tolist()) for points in sizes.collections]
+    assert points == [(200.0, 32 + 8 * 16), (160.0, 32 + 8 * 32)]
 
 
 def test_what_was_tried_is_not_tried_again(tuned, monkeypatch):
     home, _, built = tuned
-    monkeypatch.setattr("index_service.build.tune.try_setup", None)
+    monkeypatch.setattr("index_service.build.tune.build_setup", None)
     settings = BuildSettings(num_shards=1, tune=True, ef_construction=40)
     again = build_generation(home / "work", home / "generations", settings)
     assert (again.m, again.code_dim) == (built.m, built.code_dim)
