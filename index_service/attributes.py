@@ -233,7 +233,9 @@ def _lower_bounds(ordered: pa.Array, wanted: pa.Array) -> NDArray[np.int64]:
     return low
 
 
-def _pieces(rows: RowNumbers, firsts: NDArray[np.int64], afters: NDArray[np.int64]) -> RowNumbers:
+def _pieces(
+    rows: RowNumbers, firsts: NDArray[np.integer[Any]], afters: NDArray[np.integer[Any]]
+) -> RowNumbers:
     """Return rows[first:after] of each pair, one after the other."""
     pairs = zip(firsts.tolist(), afters.tolist(), strict=True)
     return np.concatenate([rows[:0], *(rows[first:after] for first, after in pairs)])
