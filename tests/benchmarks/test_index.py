@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import growth, index, shard_service
+from benchmarks import gated, growth, index, shard_service
 from benchmarks.control_group import memory_limit
 from index_service.build.generation import BuildSettings, build_generation
 from index_service.generation.manifest import generation_folder, read_manifest
@@ -38,8 +38,8 @@ def folders(tmp_path, monkeypatch):
 
 
 def run_index(folders, **options):
-    defaults = {"items": 0, "m": 8, "ef_construction": 40, "required_recall": 0.9, "rescored": 24}
-    flags = {"build_only": False, "calibrate_only": False, "searches": 40, "name": "tiny"}
+    defaults = {"items": 0, "m": 8, "ef_construction": 40, "required_recall": 0.9, "searches": 40}
+    flags = {"with_hnsw_flat": True, "build_only": False, "calibrate_only": False, "name": "tiny"}
     index.main(folders.work, folders.queries, folders.cache, **{**defaults, **flags, **options})
 
 
@@ -63,8 +63,16 @@ def test_a_second_run_builds_nothing_and_remembers_recalls(folders, monkeypatch)
 
     monkeypatch.setattr(index, "build_graph", refuse)
     monkeypatch.setattr(index, "share_found", refuse)
+    monkeypatch.setattr(gated, "choose", refuse)
     run_index(folders)
     assert len(folders.results) == 1
+
+
+def test_hnsw_flat_may_be_left_out(folders):
+    run_index(folders, with_hnsw_flat=False)
+    [result] = folders.results
+    assert [way["way"] for way in result["ways"]][0] == "flat"
+    assert all(way["p50_over_hnsw_flat"] is None for way in result["ways"])
 
 
 def test_growth_is_measured_at_equal_recall_by_items_shards_and_threads(
