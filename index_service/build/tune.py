@@ -215,11 +215,12 @@ def plot(tuning: Tuning, path: Path) -> bool:
 
 def _draw_times(axes: Any, tuning: Tuning) -> None:
     """Draw the time of a search by the recall that it reaches, a line each setup."""
-    for curve in tuning.curves:
+    for number, curve in enumerate(tuning.curves):
         recalls = [point.ann_recall_at_10 for point in curve.points]
         times = [point.search_p50_us for point in curve.points]
         width = 3.0 if curve is tuning.chosen else 1.0
-        axes.plot(recalls, times, marker=".", linewidth=width, label=_label(curve))
+        look = {"color": f"C{number}", "marker": ".", "linewidth": width}
+        axes.plot(recalls, times, label=_label(curve), **look)
     axes.axvline(tuning.required_ann_recall_at_10, color="grey", linestyle=":")
     axes.set_xlabel("ann_recall@10")
     axes.set_ylabel("search p50, microseconds")
@@ -230,15 +231,18 @@ def _draw_times(axes: Any, tuning: Tuning) -> None:
 def _draw_sizes(axes: Any, tuning: Tuning) -> None:
     """Draw the size of the graph by the time of a search at the recall, a point each setup."""
     required = tuning.required_ann_recall_at_10
-    reaching = [each for each in tuning.curves if each.p50_us_at(required) < float("inf")]
-    for curve in reaching:
+    reaching = 0
+    for number, curve in enumerate(tuning.curves):
         place = (curve.p50_us_at(required), curve.graph_bytes_per_item)
-        axes.scatter(*place, s=120 if curve is tuning.chosen else 30)
+        if place[0] == float("inf"):
+            continue
+        reaching += 1
+        axes.scatter(*place, s=120 if curve is tuning.chosen else 30, color=f"C{number}")
         axes.annotate(_label(curve), place, xytext=(6, 6), textcoords="offset points", fontsize=8)
-    axes.margins(0.15)
+    axes.margins(0.2)
     axes.set_xlabel(f"search p50 at ann_recall@10 of {required}, microseconds")
     axes.set_ylabel("graph.faiss, bytes an item")
-    axes.set_title(f"{len(reaching)} of {len(tuning.curves)} setups reach it; large: chosen")
+    axes.set_title(f"{reaching} of {len(tuning.curves)} setups reach it; large: chosen")
 
 
 def _label(curve: Curve) -> str:
