@@ -170,6 +170,8 @@ def test_a_build_killed_midway_goes_on_with_the_shards_it_had(tmp_path):
     for path, inode in kept.items():
         assert (final / path.relative_to(staging)).stat().st_ino == inode
     assert verify(final, manifest_of(tmp_path)) > 0
+    build(catalogue, tmp_path / "undisturbed", num_shards=6, ef_construction=400)
+    assert checksums(tmp_path) == checksums(tmp_path / "undisturbed")
 
 
 def test_what_an_interrupted_build_left_goes_with_the_next_one_of_other_inputs(tmp_path):

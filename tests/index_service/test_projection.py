@@ -119,11 +119,19 @@ def test_more_dimensions_than_the_encoder_has_are_refused(tmp_path):
         build(catalogue, tmp_path, code_dim=33)
 
 
+def checksums(home):
+    return {path: entry.sha256 for path, entry in manifest_of(home).files_by_path().items()}
+
+
 def test_projected_builds_of_the_same_inputs_give_the_same_files(flat_home, tmp_path):
     home, catalogue = flat_home
     build(catalogue, tmp_path, num_shards=2)
-    one, two = (
-        {path: entry.sha256 for path, entry in manifest_of(each).files_by_path().items()}
-        for each in (home, tmp_path)
-    )
-    assert one == two
+    assert checksums(home) == checksums(tmp_path)
+
+
+def test_processes_write_the_same_projected_files_as_one(flat_home, tmp_path, monkeypatch):
+    home, catalogue = flat_home
+    monkeypatch.setattr("index_service.build.generation._ITEMS_FOR_PROCESSES", 0)
+    monkeypatch.setattr("index_service.build.generation.available_cores", lambda: 2)
+    build(catalogue, tmp_path, num_shards=2)
+    assert checksums(home) == checksums(tmp_path)
