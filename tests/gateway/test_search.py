@@ -248,6 +248,26 @@ async def test_a_replica_that_is_gone_costs_no_search(tmp_path):
     assert all(answer.coverage.whole for answer in answers)
 
 
+async def test_replicas_come_and_go_with_the_addresses_of_their_name(tmp_path, monkeypatch):
+    async with running(tmp_path, replicas=2, num_shards=1) as it:
+        both = [replica.address for replica in it.cluster.shards[0].replicas]
+
+        async def asked_with(addresses):
+            async def resolved(target):
+                return [target] if target in addresses else []
+
+            monkeypatch.setattr("gateway.cluster._addresses_of", resolved)
+            await it.cluster.look()
+            before = [len(shard.calls) for shard in it.shards]
+            answers = [await it.searcher.search(SearchPlan(DRESS), soon()) for _ in range(10)]
+            assert all(answer.coverage.whole for answer in answers)
+            return [len(shard.calls) > n for shard, n in zip(it.shards, before, strict=True)]
+
+        assert await asked_with(both[:1]) == [True, False]
+        assert await asked_with(both) == [True, True]
+        assert await asked_with(both[1:]) == [False, True]
+
+
 class Stopping(Unavailable):
     """What gRPC's core answers to a call that reaches a server while it shuts down."""
 
