@@ -38,13 +38,11 @@ from index_service.shard import search_segment
 SELECTIVITIES = (0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.001)
 RANDOM = "random"
 TURN_QUERIES = 20
-_NEVER_EXACT = PlanLimits(exact_rows_max=0)
 _ALWAYS_EXACT = PlanLimits(exact_rows_max=2**31)
 PATHS = {
     "planner": PlanLimits(),
     "exact": _ALWAYS_EXACT,
-    "graph, ef_search raised": _NEVER_EXACT,
-    "graph, ef_search as it is": PlanLimits(exact_rows_max=0, graph_selectivity_min=1e-9),
+    "graph, ef_search as it is": PlanLimits(exact_rows_max=0, graph_selectivity_min=0.0),
 }
 
 

@@ -6,6 +6,8 @@ from enum import StrEnum
 HITS_MEASURED = 10
 """How many hits the gate measures the recall of."""
 
+_RAISE_MAX = 4
+
 
 class SearchPath(StrEnum):
     """How candidates are found."""
@@ -31,7 +33,8 @@ class PlanLimits:
     graph_selectivity_min: float = 0.8
     """From this share of matching rows on, the graph is searched as without a filter."""
     ef_filtered_max: int = 2_048
-    """Cap on ef_search raised for a filter."""
+    """A filter that ef_search would be raised further for is searched exactly; four times the usual
+    ef_search, where that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,24 @@ class Plan:
         return self.first_try is not None and tenth_score < self.first_try.score_enough
 
 
-def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) -> Plan:
+def plan(
+    demand: Demand,
+    items: int,
+    matched: int | None,
+    limits: PlanLimits,
+    share_nearby: float = 1.0,
+) -> Plan:
     """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
 
-    Source: the thresholds are those of index_service/LOG.md, entry 8.
+    Source: the thresholds are those of index_service/LOG.md, entries 8 and 20.
+
+    Args:
+        demand: what is asked.
+        items: rows of the shard.
+        matched: rows that a filter leaves; None without a filter.
+        limits: where one path becomes better than another.
+        share_nearby: of the rows nearest to the query, the share that the filter leaves; a walk
+            along the graph meets hardly others.
 
     >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, None, PlanLimits()).path
     <SearchPath.HNSW: 'hnsw'>
@@ -128,10 +145,12 @@ def plan(demand: Demand, items: int, matched: int | None, limits: PlanLimits) ->
     assert matched is not None
     if matched <= limits.exact_rows_max:
         return exactly(filtered)
-    selectivity = matched / items
+    selectivity = min(matched / items, share_nearby)
     if selectivity < limits.graph_selectivity_min:
-        raised = min(int(ef_search / selectivity), limits.ef_filtered_max)
-        ef_search = max(ef_search, raised)
+        most = max(limits.ef_filtered_max, _RAISE_MAX * ef_search)
+        if ef_search > most * selectivity:
+            return exactly(filtered)
+        ef_search = int(ef_search / selectivity)
     return _graph(SearchPath.HNSW_FILTERED, ef_search, demand)
 
 

@@ -86,5 +86,7 @@ class IndexSettings(ServiceSettings):
         description="Share of matching rows from which on ef_search is not raised for a filter.",
     )
     ef_filtered_max: int = Field(
-        _PLAN.ef_filtered_max, ge=16, description="Cap on ef_search raised for a filter."
+        _PLAN.ef_filtered_max,
+        ge=16,
+        description="A filter that ef_search would be raised further for is searched exactly.",
     )

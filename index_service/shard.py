@@ -29,6 +29,9 @@ from index_service.segment import Matches, Segment
 from index_service.store import GenerationStore
 from rpc.errors import DataLoss, FailedPrecondition, ResourceExhausted
 
+ROWS_NEARBY = 64
+"""How many rows nearest to a query tell what a filter leaves there."""
+
 Stop = Callable[[], None]
 """Called now and then during a search; raises when nobody waits for the answer any more."""
 
@@ -208,6 +211,7 @@ def search_segment(
     """Return each query's best hits, by score descending, then item_id ascending."""
     # 1. Which rows may be hits: filters give exact counts, and with them the way to search.
     searches = [_begin(segment, query, effort, limits, stop) for query in queries]
+    _look_nearby(segment, searches, limits, stop)
     unfinished = searches
     while unfinished:
         for together in _by_way(unfinished):
@@ -230,6 +234,7 @@ class _Search:
     """One query on its way."""
 
     query: Query
+    demand: Demand
     matches: Matches | None
     matched: int
     excluded: Rows
@@ -274,7 +279,30 @@ def _begin(
     )
     chosen = plan(demand, segment.items, None if matches is None else matched, limits)
     filter_us = _us(time.perf_counter() - started_s)
-    return _Search(query, matches, matched, excluded, chosen, filter_us)
+    return _Search(query, demand, matches, matched, excluded, chosen, filter_us)
+
+
+def _look_nearby(
+    segment: Segment, searches: Sequence[_Search], limits: PlanLimits, stop: Stop
+) -> None:
+    """Plan searches along the graph with a filter anew, by what the filter leaves near the query.
+
+    Attributes go with what vectors mean: where few of the nearest rows match, those that do lie
+    elsewhere, and a walk from here would miss them.
+    """
+    filtered = [search for search in searches if search.plan.path is SearchPath.HNSW_FILTERED]
+    if not filtered:
+        return
+    started_s = time.perf_counter()
+    queries = np.stack([search.query.embedding for search in filtered])
+    nearby = segment.search_graph(queries, ROWS_NEARBY, ROWS_NEARBY, ROWS_NEARBY, None, stop)
+    for search, rows in zip(filtered, nearby, strict=True):
+        assert search.matches is not None
+        share = float(search.matches.mask[rows].mean())
+        search.plan = plan(search.demand, segment.items, search.matched, limits, share)
+    share_us = _us(time.perf_counter() - started_s) // len(filtered)
+    for search in filtered:
+        search.filter_us += share_us
 
 
 def _excluded_rows(segment: Segment, item_ids: Iterable[str], matches: Matches | None) -> Rows:

@@ -14,8 +14,9 @@ LIMITS = PlanLimits(exact_rows_max=20_000, graph_selectivity_min=0.4, ef_filtere
 ITEMS = 200_000
 
 
-def way(matched=None, wanted=10, ef_search=64, exact=False, items=ITEMS):
-    return plan(Demand(wanted, Effort(ef_search, 40), exact), items, matched, LIMITS)
+def way(matched=None, wanted=10, ef_search=64, exact=False, items=ITEMS, share_nearby=1.0):
+    demand = Demand(wanted, Effort(ef_search, 40), exact)
+    return plan(demand, items, matched, LIMITS, share_nearby)
 
 
 def test_without_a_filter_the_graph_is_searched():
@@ -41,9 +42,21 @@ def test_between_ef_search_is_raised_by_the_inverse_of_selectivity():
     assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 320)
 
 
-def test_the_raise_has_a_cap_that_never_lowers():
-    assert way(matched=20_001, ef_search=1_000).ef_search == 2_048
-    assert way(matched=20_001, ef_search=5_000).ef_search == 5_000
+def test_what_a_filter_leaves_nearby_counts_where_that_is_less():
+    assert way(matched=150_000, share_nearby=0.2).ef_search == 320
+    assert way(matched=40_000, share_nearby=0.9).ef_search == 320
+    assert way(matched=150_000, share_nearby=0.5).ef_search == 64
+
+
+def test_a_filter_that_would_take_too_wide_a_search_is_exact():
+    assert way(matched=20_001, ef_search=204).ef_search == 2_039
+    assert way(matched=20_001, ef_search=206).path is SearchPath.EXACT_FILTERED
+    assert way(matched=150_000, share_nearby=0.0).path is SearchPath.EXACT_FILTERED
+
+
+def test_a_wide_search_may_be_raised_fourfold():
+    assert way(matched=60_000, ef_search=1_000).ef_search == 3_333
+    assert way(matched=40_000, ef_search=1_000).path is SearchPath.EXACT_FILTERED
 
 
 def test_nothing_to_search_is_an_empty_path():

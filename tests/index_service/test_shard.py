@@ -200,7 +200,7 @@ def test_all_items_but_the_excluded_are_found_when_more_are_asked_for(random_hom
 
 def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(random_home):
     home, catalogue = random_home
-    limits = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.001, ef_filtered_max=16)
+    limits = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.0, ef_filtered_max=16)
     shard = open_shard(home, limits=limits)
     shard.load(1)
     tree = AllOf((Equals("brand", "Acme"), Equals("sale", True), Equals("price", 25.0)))
@@ -215,6 +215,24 @@ def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(random_h
     assert pairs(hits) == catalogue.best(catalogue.probes[0], 10, keep)
     assert hits.profile.path is SearchPath.EXACT_FILTERED
     assert hits.profile.rescored > 10
+
+
+def test_a_filter_on_what_lies_elsewhere_is_searched_exactly(tmp_path):
+    # Half of the items match, and none of them are near the queries.
+    rng = np.random.default_rng(3)
+    vectors = random_units(rng, 2_000)
+    vectors[:, 0] = np.where(np.arange(2_000) < 1_000, 1.0, -1.0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    probes = vectors[:20]
+    attributes = [{"far": row >= 1_000} for row in range(2_000)]
+    catalogue = Catalogue(vectors, probes, attributes)
+    build(catalogue, tmp_path)
+    shard = open_shard(tmp_path, limits=PlanLimits(exact_rows_max=0))
+    shard.load(1)
+    for probe in probes:
+        [hits] = search(shard, Query(probe, 10, filter=Equals("far", True), ef_search=64))
+        assert hits.profile.path is SearchPath.EXACT_FILTERED
+        assert pairs(hits) == catalogue.best(probe, 10, lambda row: row >= 1_000)
 
 
 @pytest.mark.parametrize(("score_enough", "as_with"), [(-1.0, 16), (1.1, 400)])
