@@ -262,10 +262,13 @@ def test_two_shards_that_share_a_cache_may_copy_the_same_file_at_the_same_time(
 ):
     url, filesystem, _ = bucket
     both_have_copied = threading.Barrier(2)
+    # Readers of a file in memory share its position.
+    reading = threading.Lock()
     get_file = type(filesystem).get_file
 
     def get_with_the_other(self, rpath, lpath, **options):
-        get_file(self, rpath, lpath, **options)
+        with reading:
+            get_file(self, rpath, lpath, **options)
         both_have_copied.wait(timeout=30)
 
     monkeypatch.setattr(type(filesystem), "get_file", get_with_the_other)
