@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import sqrt
 
 HITS_MEASURED = 10
 """How many hits the gate measures the recall of."""
@@ -28,7 +29,7 @@ class SearchPath(StrEnum):
 class PlanLimits:
     """Where one path becomes better than another."""
 
-    exact_rows_max: int = 30_000
+    exact_rows_max: int = 15_000
     """A filter that leaves at most this many rows is searched exactly."""
     graph_selectivity_min: float = 0.8
     """From this share of matching rows on, the graph is searched as without a filter."""
@@ -121,8 +122,9 @@ def plan(
         items: rows of the shard.
         matched: rows that a filter leaves; None without a filter.
         limits: where one path becomes better than another.
-        share_nearby: of the rows nearest to the query, the share that the filter leaves; a walk
-            along the graph meets hardly others.
+        share_nearby: of the rows nearest to the query, the share that the filter leaves. Where that
+            is less than of all rows, a walk along the graph meets both in turn, and their geometric
+            mean counts.
 
     >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, None, PlanLimits()).path
     <SearchPath.HNSW: 'hnsw'>
@@ -145,7 +147,9 @@ def plan(
     assert matched is not None
     if matched <= limits.exact_rows_max:
         return exactly(filtered)
-    selectivity = min(matched / items, share_nearby)
+    selectivity = matched / items
+    if share_nearby < selectivity:
+        selectivity = sqrt(selectivity * share_nearby)
     if selectivity < limits.graph_selectivity_min:
         most = max(limits.ef_filtered_max, _RAISE_MAX * ef_search)
         if ef_search > most * selectivity:

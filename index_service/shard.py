@@ -298,7 +298,8 @@ def _look_nearby(
     nearby = segment.search_graph(queries, ROWS_NEARBY, ROWS_NEARBY, ROWS_NEARBY, None, stop)
     for search, rows in zip(filtered, nearby, strict=True):
         assert search.matches is not None
-        share = float(search.matches.mask[rows].mean())
+        # Of so few rows, none is less than one, but not nothing.
+        share = max(int(search.matches.mask[rows].sum()), 1) / len(rows)
         search.plan = plan(search.demand, segment.items, search.matched, limits, share)
     share_us = _us(time.perf_counter() - started_s) // len(filtered)
     for search in filtered:

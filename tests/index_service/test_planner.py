@@ -43,15 +43,16 @@ def test_between_ef_search_is_raised_by_the_inverse_of_selectivity():
 
 
 def test_what_a_filter_leaves_nearby_counts_where_that_is_less():
-    assert way(matched=150_000, share_nearby=0.2).ef_search == 320
+    # 0.8 of all and 0.2 nearby: 0.4, where ef_search is not raised yet, and a little less.
+    assert way(matched=160_000, share_nearby=0.2).ef_search == 64
+    assert way(matched=160_000, share_nearby=0.05).ef_search == 320
     assert way(matched=40_000, share_nearby=0.9).ef_search == 320
-    assert way(matched=150_000, share_nearby=0.5).ef_search == 64
 
 
 def test_a_filter_that_would_take_too_wide_a_search_is_exact():
     assert way(matched=20_001, ef_search=204).ef_search == 2_039
     assert way(matched=20_001, ef_search=206).path is SearchPath.EXACT_FILTERED
-    assert way(matched=150_000, share_nearby=0.0).path is SearchPath.EXACT_FILTERED
+    assert way(matched=40_000, share_nearby=1 / 640).path is SearchPath.EXACT_FILTERED
 
 
 def test_a_wide_search_may_be_raised_fourfold():
