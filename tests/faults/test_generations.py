@@ -104,15 +104,15 @@ def rollback(cluster) -> admin_pb2.RollbackGenerationResponse:
 
 def test_a_promotion_is_refused_where_one_shard_lacks_the_memory_and_the_other_serves_on(cluster):
     one = metric(cluster.shard(0).http_address, "vitrine_index_memory_estimated_bytes")
-    add_copy_of_generation(cluster.home, 1, 130)
+    add_copy_of_generation(cluster.home, 1, 115)
     before = (cluster.home / "generations" / "active.json").read_bytes()
     cluster.shard(0).kill()
     tight = cluster.start_again("shard-0", MEMORY_BUDGET_BYTES=int(1.5 * one))
     cluster.wait_until_whole()
 
-    failure = failure_of(lambda: promote(cluster, 130, force_reason="even by force"))
+    failure = failure_of(lambda: promote(cluster, 115, force_reason="even by force"))
     assert failure.code == "RESOURCE_EXHAUSTED"
-    assert "generation 130 needs about" in failure.message
+    assert "generation 115 needs about" in failure.message
 
     assert cluster.search(text="red hat", min_coverage=1.0).generation == 1
     assert [held(cluster, shard) for shard in range(NUM_SHARDS)] == [{1}] * NUM_SHARDS
