@@ -1,5 +1,6 @@
 """One shard's files of one generation: graph, vectors, ids, attributes. Never changes."""
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -248,7 +249,7 @@ def _mapped(
     """Map graph, vectors and ids, and group rows by node."""
     item_ids = read_item_ids(files / ITEM_IDS_FILE)
     graph = Graph.open(files / GRAPH_FILE, dim, faiss_version)
-    halves = map_halves(files / VECTORS_FILE, items, dim)
+    halves = map_halves(files / VECTORS_FILE, items, dim, scattered=True)
     nodes = np.fromfile(files / NODES_FILE, dtype="<u4")
     _require_rows(files / ITEM_IDS_FILE, len(item_ids), items)
     _require_rows(files / NODES_FILE, len(nodes), items)
@@ -262,8 +263,15 @@ def _require_rows(path: Path, count: int, expected: int) -> None:
         raise DataLoss(str(path), f"has {count} rows, not {expected}")
 
 
-def map_halves(path: Path, items: int, dim: int) -> Halves:
+def map_halves(path: Path, items: int, dim: int, *, scattered: bool = False) -> Halves:
     """Map a file of raw little-endian float16 rows, shape (items, dim).
+
+    Args:
+        path: the file.
+        items: how many rows.
+        dim: length of a row.
+        scattered: rows will be read here and there, and nothing is to be read ahead: where memory
+            is short, that would push the graph out. Source: index_service/LOG.md, entry 21.
 
     Raises:
         DataLoss: the file has another size.
@@ -273,8 +281,11 @@ def map_halves(path: Path, items: int, dim: int) -> Halves:
         raise DataLoss(str(path), f"has {size} bytes, not {items} x {dim} float16 numbers")
     if not items:
         return np.empty((0, dim), dtype=np.float16)
-    # A plain view: memmap's own type costs a Python call for every slice.
-    return np.memmap(path, dtype="<f2", mode="r", shape=(items, dim)).view(np.ndarray)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if scattered:
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype="<f2").reshape(items, dim)
 
 
 def read_item_ids(path: Path) -> pa.Array:
