@@ -115,7 +115,7 @@ def plan(
 ) -> Plan:
     """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
 
-    Source: the thresholds are those of index_service/LOG.md, entries 8 and 20.
+    Source: the thresholds are those of index_service/LOG.md, entries 8 and 19.
 
     Args:
         demand: what is asked.

@@ -271,7 +271,7 @@ def map_halves(path: Path, items: int, dim: int, *, scattered: bool = False) -> 
         items: how many rows.
         dim: length of a row.
         scattered: rows will be read here and there, and nothing is to be read ahead: where memory
-            is short, that would push the graph out. Source: index_service/LOG.md, entry 21.
+            is short, that would push the graph out. Source: index_service/LOG.md, entry 20.
 
     Raises:
         DataLoss: the file has another size.

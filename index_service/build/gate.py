@@ -1,6 +1,5 @@
 """The gate: the least effort that finds what must be found, measured before publishing."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -24,6 +23,7 @@ from index_service.recall import (
     share_found,
 )
 from index_service.segment import Segment
+from rpc.terminal import warn
 
 EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Where recall is measured first."""
@@ -215,10 +215,10 @@ def warn_below(gate: GateEntry) -> None:
     """Say that a generation is below its gate; it is published all the same."""
     if gate.passed:
         return
-    sys.stderr.write(
-        f"warning: ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
+    warn(
+        f"ann_recall@10 is {gate.ann_recall_at_10:.4f} at ef_search {gate.ef_search}, "
         f"below the required {gate.required_ann_recall_at_10}; promoting this generation will be "
-        "refused. Build again with a larger --ef-construction or --m\n"
+        "refused. Build again with a larger --ef-construction or --m"
     )
 
 
