@@ -22,7 +22,18 @@ from benchmarks.peer_engines import (
 _BATCH = 10_000
 
 
-class LanceDb:
+class _InClient:
+    """An engine without a server."""
+
+    def process_ids(self) -> list[int]:
+        """Return none."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class LanceDb(_InClient):
     """One table with an IVF_HNSW_SQ index in one partition.
 
     Source: LanceDB's documentation of `HnswSq`: one partition works well for most tables; and of
@@ -94,15 +105,8 @@ class LanceDb:
 
         yield search
 
-    def process_ids(self) -> list[int]:
-        """Return none."""
-        return []
 
-    def close(self) -> None:
-        """Do nothing: there is no server."""
-
-
-class Hnswlib:
+class Hnswlib(_InClient):
     """hnswlib's HNSW over float32 vectors, searched by one thread."""
 
     variants = (Variant("hnsw", "ef"),)
@@ -137,15 +141,8 @@ class Hnswlib:
         """Return a search that gives rows for ids."""
         yield lambda vector: _rows(self._index.knn_query(vector, TOP_K, num_threads=1)[0][0])
 
-    def process_ids(self) -> list[int]:
-        """Return none."""
-        return []
 
-    def close(self) -> None:
-        """Do nothing: there is no server."""
-
-
-class Usearch:
+class Usearch(_InClient):
     """usearch's HNSW over float32 vectors, searched by one thread."""
 
     variants = (Variant("hnsw", "expansion_search"),)
@@ -179,15 +176,8 @@ class Usearch:
         """Return a search that gives rows for ids."""
         yield lambda vector: _rows(self._index.search(vector, TOP_K, threads=1).keys)
 
-    def process_ids(self) -> list[int]:
-        """Return none."""
-        return []
 
-    def close(self) -> None:
-        """Do nothing: there is no server."""
-
-
-class FaissHnswFlat:
+class FaissHnswFlat(_InClient):
     """FAISS's HNSW over float32 vectors, searched by one thread."""
 
     variants: tuple[Variant, ...] = (Variant("hnsw", "efSearch"),)
@@ -227,13 +217,6 @@ class FaissHnswFlat:
         yield lambda vector: _rows(
             self._index.search(vector[np.newaxis], TOP_K, params=self._asked)[1][0]
         )
-
-    def process_ids(self) -> list[int]:
-        """Return none."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing: there is no server."""
 
     def _empty(self) -> Any:
         index = self._faiss.IndexHNSWFlat(
