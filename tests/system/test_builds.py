@@ -96,7 +96,7 @@ def build(home: Path, bundle: Path, *options: object) -> Ran:
 
 
 def catalogue_of(home: Path) -> dict[str, Any]:
-    """Return the manifest of the newest generation."""
+    """Return the manifest of the promoted generation."""
     return succeed(vitrine("generation", "inspect", "--home", home, "--json")).document
 
 
@@ -195,3 +195,15 @@ def test_an_interrupted_build_embeds_nothing_twice(minilm_bundle, sample_file, t
     assert again["stages"]["ingest"]["items_unchanged"] == 600
     assert again["stages"]["embed"]["embedded"] == 0
     assert again["generation"] == 2
+
+
+def test_a_whole_build_on_a_ray_cluster_writes_what_this_machine_would(minilm_bundle, tmp_path):
+    pytest.importorskip("ray")
+    items = write_csv(tmp_path / "shoes.csv")
+    options = ["--items", items, "--shards", 2, "--promote", "--map", "item_id=sku", "title=name"]
+    succeed(build(tmp_path / "here", minilm_bundle, *options))
+    report = succeed(build(tmp_path / "there", minilm_bundle, *options, "--ray", "local")).document
+    assert report["stages"]["embed"]["embedded"] == 5
+    here, there = (catalogue_of(tmp_path / home)["shards"] for home in ("here", "there"))
+    assert here == there, "the same files, by their checksums"
+    assert sum(shard["items"] for shard in there) == 5
