@@ -9,7 +9,7 @@ and medians of rounds are compared. Phases keep what they found in --work, so ea
     quality   cosine to full precision, recall@10 and ndcg@10 (vectors are kept, and reused)
     grid      p50, p95, p99 and texts a second by length and batch
     targets   short queries: p50, 64 callers over gRPC, what gRPC adds in empty RPCs
-    report    table, JSON in benchmarks/results, plot in docs/images
+    report    tables, of systems and of targets; JSON in benchmarks/results, plot in docs/images
 
     pip install 'vitrine[encoder,train,bench]'
     python -m benchmarks.encoder --quick                       # two minutes, generated judgements
@@ -56,6 +56,9 @@ CALLERS = 64
 FULL = "onnx_fp32_1"  # the system that full precision is taken from
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 LOAD_TEXTS_A_SECOND_MAX = 2_500
+P99_CALLS_MIN = 100
+# Each figure is against those with as many threads, so that no core is compared with two.
+ONE_THREAD = ("own_1", FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ def run(options: argparse.Namespace) -> None:
     for phase in options.phase:
         print(f"{options.name}: {phase}", file=sys.stderr, flush=True)
         if phase == "report":
-            encoder_report.write(options.name, work, entries, options.results, options.images)
+            shipped = json.loads((options.bundle / "encoder.json").read_text())
+            encoder_report.write(
+                options.name, work, entries, shipped, options.results, options.images
+            )
             continue
         found = _RUN[phase](options, entries, collection)
         state = {"machine": machine() | _versions(), "judgements": judgements, **found}
@@ -122,7 +128,7 @@ def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
     def naive(*, per_channel: bool) -> Callable[[Path], None]:
         return lambda out: encoder_peers.naive_int8(graph, out, per_channel=per_channel)
 
-    own = options.bundle / "model.onnx"
+    bundle, own = {"bundle": str(options.bundle)}, options.bundle / "model.onnx"
     dynamic, channels = work / "naive.onnx", work / "naive-per-channel.onnx"
     vino, vino8, vino8fix = (work / f"openvino{end}.xml" for end in ("", "-int8", "-int8-fix"))
     found = [
@@ -140,10 +146,11 @@ def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
               openvino_int8(overflow_fix=False)),
         Entry("openvino_int8_fix", "OpenVINO INT8, NNCF with overflow fix", "openvino",
               files(vino8fix), vino8fix, openvino_int8(overflow_fix=True)),
-        Entry("own", "Vitrine, in process", "own", {"bundle": str(options.bundle)}, own),
+        Entry("own_1", "Vitrine, in process, 1 thread", "own_1", bundle, own),
+        Entry("own", "Vitrine, in process", "own", bundle, own),
         Entry("own_grpc", "Vitrine, over gRPC", "grpc", {}, own),
     ]  # fmt: skip
-    wanted = {FULL, "onnx_fp32", "own", "own_grpc", *(options.systems or [])}
+    wanted = {FULL, "onnx_fp32", "own_1", "own", "own_grpc", *(options.systems or [])}
     return [entry for entry in found if options.systems is None or entry.key in wanted]
 
 
@@ -210,7 +217,7 @@ def measure_grid(
             for entry in entries
         ]
         with workers(options, served) as (running, absent):
-            about = {key: {"threads": w.threads, "note": w.note} for key, w in running.items()}
+            about = _about(running)
             for length in options.lengths:
                 for batch in options.batches:
                     texts = texts_of_length(tokenizer, length, batch * 16, seed=length)
@@ -227,23 +234,39 @@ def _cell(
     batch: int,
 ) -> list[dict[str, Any]]:
     rounds: dict[str, list[list[float]]] = {key: [] for key in running}
+    calls_min = -(-options.lone_calls // options.rounds) if batch == 1 else 1
     for _ in range(options.rounds):
         for key, worker in running.items():
-            rounds[key].append(worker.times_us(batches, options.seconds))
+            rounds[key].append(worker.times_us(batches, options.seconds, calls_min))
     return [
         {
             "system": key, "tokens": length, "batch": batch,
-            "calls": sum(len(one) for one in of_rounds),
-            **{
-                name: median([percentile(one, share) for one in of_rounds])
-                for name, share in (("p50_us", 0.5), ("p95_us", 0.95), ("p99_us", 0.99))
-            },
+            **percentiles_us(of_rounds),
             "texts_a_second": median(
                 [batch * len(one) / sum(one) * 1e6 for one in of_rounds]
             ),
         }
         for key, of_rounds in rounds.items()
     ]  # fmt: skip
+
+
+def percentiles_us(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return medians of rounds' p50 and p95, and p99 of all calls where they are a hundred.
+
+    >>> percentiles_us([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0], [3.0, 4.0, 5.0]])
+    {'calls': 9, 'p50_us': 4.0, 'p95_us': 5.0}
+    """
+    calls = [each for one in rounds for each in one]
+    found: dict[str, float] = {"calls": len(calls)}
+    for name, share in (("p50_us", 0.5), ("p95_us", 0.95)):
+        found[name] = median([percentile(one, share) for one in rounds])
+    if len(calls) >= P99_CALLS_MIN:
+        found["p99_us"] = round(percentile(calls, 0.99), 1)
+    return found
+
+
+def _about(running: Mapping[str, Worker]) -> dict[str, dict[str, Any]]:
+    return {key: {"threads": each.threads, "note": each.note} for key, each in running.items()}
 
 
 def measure_targets(
@@ -255,15 +278,14 @@ def measure_targets(
     texts = short_texts(tokenizer, collection, 600 + options.overhead_texts + load, seed=31)
     single, texts = [[text] for text in texts[:600]], texts[600:]
     p50: dict[str, list[float]] = {}
-    loop: dict[str, list[float]] = {}
     local = [entry for entry in entries if entry.kind != "grpc"]
     rates: list[float] = []
     with workers(options, local) as (running, absent):
+        about = _about(running)
         for _ in range(options.rounds):
             for key, worker in running.items():
                 spent_us = worker.times_us(single, options.seconds)
                 p50.setdefault(key, []).append(percentile(spent_us, 0.5))
-                loop.setdefault(key, []).append(len(spent_us) / sum(spent_us) * 1e6)
     # The two sessions in a loop run beside the loaded service in turn, in the same rounds.
     loops = [entry for entry in local if entry.key in ("onnx_fp32_1", "onnx_fp32")]
     looped: dict[str, list[float]] = {}
@@ -288,14 +310,17 @@ def measure_targets(
             )  # fmt: skip
             rates.append(loaded["texts_a_second"])
             latencies.append(loaded["latency_ms"])
-    own = p50["own"]
+    own_1, full_1 = (p50[key] for key in ONE_THREAD)
     return {
         "absent": absent,
+        "about": about,
         "short_queries": {
             "p50_us": {key: median(values) for key, values in p50.items()},
             "own_to": {
-                key: _ratio(own, values) for key, values in p50.items() if key != "own"
+                key: _ratio(p50["own"], values)
+                for key, values in p50.items() if key not in (*ONE_THREAD, "own")
             },
+            "own_1_to": {FULL: _ratio(own_1, full_1)},
         },
         "callers_64": {
             "callers": CALLERS,
@@ -356,6 +381,7 @@ def _parsed() -> argparse.Namespace:
         options.rounds, options.seconds, options.load_seconds = 2, 0.05, 0.5
         options.lengths, options.batches = [8, 32], [1, 8]
         options.overhead_texts, options.own_items, options.peer_items = 40, 50, 50
+        options.lone_calls = 4
         options.name = f"{options.name}-quick"
     work = options.work / options.name
     work.mkdir(parents=True, exist_ok=True)
@@ -395,6 +421,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.3, help="a system, case and round")
+    parser.add_argument("--lone-calls", type=int, default=200, help="the same of one text, least")
     parser.add_argument("--load-seconds", type=float, default=5.0, help="a round of 64 callers")
     parser.add_argument("--overhead-texts", type=int, default=600)
     parser.add_argument(

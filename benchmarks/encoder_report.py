@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,53 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.encoder_targets import targets
 from benchmarks.report import write_result
 
 COLUMNS = (
     "system", "threads", "MB", "cosine", "recall@10", "ndcg@10",
     "p50 ms, 8 tokens", "p50 ms, 128 tokens", "texts/s, 32 x 32 tokens",
 )  # fmt: skip
+TARGET_COLUMNS = ("figure", "target", "measured", "reached")
 LINE_CHARS = 250
 
 
-def write(name: str, work: Path, entries: Sequence[Any], results: Path, images: Path) -> None:
-    """Join what the phases found; print it, and write JSON, Markdown and the plot."""
+def write(
+    name: str,
+    work: Path,
+    entries: Sequence[Any],
+    shipped: dict[str, Any],
+    results: Path,
+    images: Path,
+) -> None:
+    """Join what the phases found; print it, and write JSON, Markdown and the plot.
+
+    Args:
+        name: of the result.
+        work: where the phases keep what they found.
+        entries: the systems.
+        shipped: encoder.json of the bundle that is served.
+        results: folder for JSON.
+        images: folder for the plot.
+    """
     figures = joined(work, entries)
+    reached = targets(figures, shipped)
+    figures["targets"] = [asdict(each) | {"reached": each.reached} for each in reached]
     rows = [_row(figures, key) for key in figures["systems"]]
-    print_table(rows)
+    goals = [each.cells() for each in reached]
+    print_table(COLUMNS, rows)
+    print_table(TARGET_COLUMNS, goals)
     print(f"written to {write_result(f'encoder-{name}', figures, results)}")
-    (work / "table.md").write_text(markdown(rows))
+    tables = markdown(COLUMNS, rows) + "\n" + markdown(TARGET_COLUMNS, goals)
+    (work / "table.md").write_text(tables)
     print(f"Markdown in {work / 'table.md'}")
     if "grid" in figures:
         print(_plot(figures, images / f"encoder-{name}.png"))
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their columns; into a file, which has no width, without breaking lines."""
-    table = Table(*COLUMNS)
+    table = Table(*columns)
     for row in rows:
         table.add_row(*map(escape, row))  # "[bench]" is no markup
     console = Console()
@@ -62,13 +86,13 @@ def joined(work: Path, entries: Sequence[Any]) -> dict[str, Any]:
     return figures
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as a Markdown table.
 
-    >>> markdown([["a"] * len(COLUMNS)]).splitlines()[-1]
-    '| a | a | a | a | a | a | a | a | a |'
+    >>> markdown(["system", "MB"], [["a", "1"]]).splitlines()
+    ['| system | MB |', '|---|---|', '| a | 1 |']
     """
-    head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    head = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
 
 
@@ -109,7 +133,7 @@ def _with_loss(quality: dict[str, Any], measure: str) -> str:
     found = quality.get(f"{measure}_over_fp32_items")
     if found is None:
         return ""
-    return f"{found:.4f} ({-quality[f'{measure}_over_fp32_items_lost_percent']:+.2f} %)"
+    return f"{found:.4f} ({0 - quality[f'{measure}_over_fp32_items_lost_percent']:+.2f} %)"
 
 
 def _plot(figures: dict[str, Any], path: Path) -> str:

@@ -46,9 +46,11 @@ class Worker:
         self.threads: int = loaded["threads"]
         self.note: str = loaded["note"]
 
-    def times_us(self, batches: list[list[str]], seconds: float) -> list[float]:
-        """Return the microseconds of encoding one batch after another, at least one of them."""
-        found: list[float] = self._ask(do="time", batches=batches, seconds=seconds)["us"]
+    def times_us(self, batches: list[list[str]], seconds: float, calls_min: int = 1) -> list[float]:
+        """Return the microseconds of encoding batches in turn, for so long and so many at least."""
+        found: list[float] = self._ask(
+            do="time", batches=batches, seconds=seconds, calls_min=calls_min
+        )["us"]
         return found
 
     def embed(self, texts: Sequence[str], out: Path) -> None:
@@ -95,20 +97,23 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "time":
-            answer(us=_times_us(system, command["batches"], command["seconds"]))
+            command.pop("do")
+            answer(us=_times_us(system, **command))
         else:
             rows = [system.encode([text])[0] for text in command["texts"]]
             np.save(command["out"], np.stack(rows).astype(np.float32))
             answer(done=True)
 
 
-def _times_us(system: System, batches: list[list[str]], seconds: float) -> list[float]:
-    """Time calls until the seconds are over; the first call warms and is not counted."""
+def _times_us(
+    system: System, batches: list[list[str]], seconds: float, calls_min: int
+) -> list[float]:
+    """Time calls until both are reached; the first call warms and is not counted."""
     turns = cycle(batches)
     system.encode(next(turns))
     spent_us: list[float] = []
     stop_s = time.perf_counter() + seconds
-    while not spent_us or time.perf_counter() < stop_s:
+    while len(spent_us) < calls_min or time.perf_counter() < stop_s:
         texts = next(turns)
         started_s = time.perf_counter()
         system.encode(texts)

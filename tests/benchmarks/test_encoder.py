@@ -6,11 +6,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks import encoder
+from benchmarks.encoder import percentiles_us
 from benchmarks.encoder_quality import EmbeddingsCache, part_to_embed, quality
 from benchmarks.encoder_report import COLUMNS, markdown
+from benchmarks.encoder_targets import targets
 from benchmarks.encoder_texts import short_texts, texts_of_length
 from training.beir import Collection
 from training.generated_queries import generated_collection
+from training.retrieval_gate import FP32_ITEMS, INT8_ITEMS
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +118,53 @@ def test_a_part_is_compared_with_what_full_precision_finds_in_that_part():
 
 
 def test_a_markdown_row_has_every_column():
-    row = markdown([["x"] * len(COLUMNS)]).splitlines()[-1]
+    row = markdown(COLUMNS, [["x"] * len(COLUMNS)]).splitlines()[-1]
     assert row == "| " + " | ".join(["x"] * len(COLUMNS)) + " |"
+
+
+def test_p99_is_told_of_a_hundred_calls_or_not_at_all():
+    assert "p99_us" not in percentiles_us([[1.0] * 50, [1.0] * 49])
+    found = percentiles_us([[1.0] * 50, [1.0] * 48 + [7.0, 9.0]])
+    assert found == {"calls": 100, "p50_us": 1.0, "p95_us": 1.0, "p99_us": 7.0}
+
+
+def figures_of(torch_share, sizes=(26, 100)):
+    own, full = sizes
+    systems = {
+        "own": {"file_bytes": own, "threads": 2, "cosine_mean": 0.99},
+        "onnx_fp32_1": {"file_bytes": full, "threads": 1},
+        "onnx_fp32": {"file_bytes": full, "threads": 2},
+    }
+    shares = {"torch": {"median_of_rounds": torch_share}}
+    return {"systems": systems, "short_queries": {"own_to": shares}}
+
+
+@pytest.mark.parametrize(
+    ("dim", "share", "reached"), [(384, 0.10, True), (384, 0.12, False), (768, 0.12, True)]
+)
+def test_a_target_is_the_models_own(dim, share, reached):
+    found = targets(figures_of(share), {"dim": dim, "gate": {}})
+    [against_torch] = [each for each in found if "torch" in each.figure]
+    assert against_torch.measured == share
+    assert against_torch.reached is reached
+
+
+def test_a_target_that_was_not_measured_is_not_reached():
+    found = targets(figures_of(0.1), {"dim": 384, "gate": {}})
+    unmeasured = [each for each in found if each.measured is None]
+    assert {each.cells()[2] for each in unmeasured} == {"not measured"}
+    assert not any(each.reached for each in unmeasured)
+    assert {each.figure for each in found if each.reached} >= {
+        "mean cosine to FP32", "file size, share of FP32"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("pairing", "items"), [(FP32_ITEMS, "FP32"), (INT8_ITEMS, "INT8")])
+def test_the_pairing_that_ships_is_named(pairing, items):
+    shipped = {"dim": 384, "gate": {"retrieval": {"pairing": pairing}}}
+    named = [each.figure for each in targets(figures_of(0.1), shipped) if "ships" in each.figure]
+    assert len(named) == 2
+    assert all(f"items in {items}" in figure for figure in named)
 
 
 def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
@@ -133,7 +181,7 @@ def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
     assert figures["systems"]["own"]["cosine_mean"] == pytest.approx(1, abs=1e-3)
     assert figures["systems"]["own"]["queries"] == 30
     measured = {(cell["system"], cell["tokens"], cell["batch"]) for cell in figures["grid"]}
-    systems = ("onnx_fp32_1", "onnx_fp32", "own", "own_grpc")
+    systems = ("onnx_fp32_1", "onnx_fp32", "own_1", "own", "own_grpc")
     assert measured == {
         (s, tokens, batch) for s in systems for tokens in (8, 32) for batch in (1, 8)
     }
@@ -141,5 +189,9 @@ def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
     assert figures["callers_64"]["texts_a_second"] > 0
     ways = {"empty_rpc", "in_process", "encode", "in_process_again", "standing"}
     assert set(figures["overhead"]["us"]) == ways
+    assert set(figures["short_queries"]["own_1_to"]) == {"onnx_fp32_1"}
+    assert set(figures["short_queries"]["own_to"]) == {"onnx_fp32"}
+    measured = {each["figure"] for each in figures["targets"] if each["measured"] is not None}
+    assert len(measured) == len(figures["targets"]) - 1  # torch was not asked for
     assert (tmp_path / "encoder-tiny-quick.png").exists()
     assert "OpenVINO FP32" in (tmp_path / "tiny-quick" / "table.md").read_text()
