@@ -43,7 +43,7 @@ from benchmarks.encoder_texts import (
     texts_of_length,
 )
 from benchmarks.encoder_worker import Worker
-from benchmarks.report import RESULTS, machine, median, percentile
+from benchmarks.report import RESULTS, machine, median, percentile, percentiles_us
 from rpc.terminal import errors_as_sentences
 from training.beir import Collection
 from training.generated_queries import generated_collection
@@ -56,7 +56,6 @@ CALLERS = 64
 FULL = "onnx_fp32_1"  # the system that full precision is taken from
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 LOAD_TEXTS_A_SECOND_MAX = 2_500
-P99_CALLS_MIN = 100
 # Each figure is against those with as many threads, so that no core is compared with two.
 ONE_THREAD = ("own_1", FULL)
 
@@ -248,21 +247,6 @@ def _cell(
         }
         for key, of_rounds in rounds.items()
     ]  # fmt: skip
-
-
-def percentiles_us(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return medians of rounds' p50 and p95, and p99 of all calls where they are a hundred.
-
-    >>> percentiles_us([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0], [3.0, 4.0, 5.0]])
-    {'calls': 9, 'p50_us': 4.0, 'p95_us': 5.0}
-    """
-    calls = [each for one in rounds for each in one]
-    found: dict[str, float] = {"calls": len(calls)}
-    for name, share in (("p50_us", 0.5), ("p95_us", 0.95)):
-        found[name] = median([percentile(one, share) for one in rounds])
-    if len(calls) >= P99_CALLS_MIN:
-        found["p99_us"] = round(percentile(calls, 0.99), 1)
-    return found
 
 
 def _about(running: Mapping[str, Worker]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ import psutil
 from rpc.cpu import cpu_features
 
 RESULTS = Path(__file__).parent / "results"
+P99_CALLS_MIN = 100
 PACKAGES = ("grpcio", "protobuf", "numpy", "faiss-cpu", "onnxruntime", "tokenizers", "pyarrow")
 
 
@@ -55,6 +56,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def median(values: Sequence[float], digits: int = 1) -> float:
     """Return the median, rounded."""
     return round(statistics.median(values), digits)
+
+
+def percentiles_us(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return medians of rounds' p50 and p95, and p99 of all calls where they are a hundred.
+
+    >>> percentiles_us([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0], [3.0, 4.0, 5.0]])
+    {'calls': 9, 'p50_us': 4.0, 'p95_us': 5.0}
+    """
+    calls = [each for one in rounds for each in one]
+    found: dict[str, float] = {"calls": len(calls)}
+    for name, share in (("p50_us", 0.5), ("p95_us", 0.95)):
+        found[name] = median([percentile(one, share) for one in rounds])
+    if len(calls) >= P99_CALLS_MIN:
+        found["p99_us"] = round(percentile(calls, 0.99), 1)
+    return found
 
 
 def anonymous_bytes(process: int | str = "self") -> int:

@@ -6,11 +6,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks import encoder
-from benchmarks.encoder import percentiles_us
 from benchmarks.encoder_quality import EmbeddingsCache, part_to_embed, quality
 from benchmarks.encoder_report import COLUMNS, markdown
 from benchmarks.encoder_targets import targets
 from benchmarks.encoder_texts import short_texts, texts_of_length
+from benchmarks.report import percentiles_us
 from training.beir import Collection
 from training.generated_queries import generated_collection
 from training.retrieval_gate import FP32_ITEMS, INT8_ITEMS
