@@ -8,7 +8,6 @@ with full vectors; ef_search is the least of steps of 16 that finds enough. Dist
 depend on the machine. The times are of one thread, all graphs in turns.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +18,13 @@ import orjson
 import typer
 
 from benchmarks.gated import KERNELS_DIFFER
-from benchmarks.index import TURN_QUERIES, Floats, distinct_rows, known_truth, processor_s
+from benchmarks.index import SEED, Contender, Floats, cached, distinct_rows, in_turns, known_truth
 from benchmarks.report import machine, percentile, write_result
 from index_service.build.neighbourhood import neighbourhood
 from index_service.build.projection import fit
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import single_threaded
+from index_service.generation.manifest import INDEX_KIND, IndexParameters
 from index_service.halffloat import to_float32
 from index_service.recall import RECALL_K, share_found
 from index_service.scoring import Halves, score
@@ -33,7 +33,6 @@ from rpc.terminal import CommandError, errors_as_sentences, progress_bar
 RESCORED = 24
 EF_SEARCH_STEP = 16
 EF_SEARCH_MAX = 2048
-SEED = 1
 DEFAULT_GRAPHS = ["32:200", "16:200:all", "24:200", "24:200:all", "24:400", "32:400", "48:200"]
 _BLOCK_ROWS = 4096
 
@@ -63,11 +62,6 @@ class Kind:
             raise CommandError(f"{text!r} is no graph; write M:EF_CONSTRUCTION or 24:400:all")
         return cls(int(m), int(ef_construction), keeps == "all")
 
-    @property
-    def file(self) -> str:
-        """Where such a graph is kept."""
-        return f"graph_{self.m}_{self.ef_construction}{'_all' * self.keeps_all_links}.faiss"
-
 
 class Candidate:
     """A graph, and how hard it has to be searched."""
@@ -76,22 +70,29 @@ class Candidate:
         """Build the graph unless it is in the cache."""
         self.kind = kind
         self._halves, self._projection = halves, projection
-        path = cache / f"{len(halves)}_{kind.file}"
-        report = path.with_suffix(".json")
-        if not report.exists():
-            started_s = processor_s()
+        parameters = IndexParameters(INDEX_KIND, kind.m, kind.ef_construction, SEED)
+        name = "codes_all" if kind.keeps_all_links else "codes"
+        order_path = cache / f"order_{name}_{len(halves)}_{kind.m}_{kind.ef_construction}.npy"
+
+        def build() -> Any:
             index, order = built(kind, halves, projection)
-            taken = {"build_cpu_s": round(processor_s() - started_s, 1)}
-            faiss.write_index(index, str(path))
-            np.save(path.with_suffix(".npy"), order)
-            report.write_bytes(orjson.dumps(taken))
-        self.build_cpu_s: float = orjson.loads(report.read_bytes())["build_cpu_s"]
+            np.save(order_path, order)
+            return index
+
+        path, self.build_cpu_s = cached(name, build, len(halves), parameters, cache)
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        self._order = np.load(path.with_suffix(".npy"))
+        self._order = np.load(order_path)
         self.graph_bytes = path.stat().st_size
         self.ef_search = 0
         self.recall = 0.0
         self.distances = 0.0
+
+    @property
+    def contender(self) -> Contender:
+        """The graph as what is timed."""
+        return Contender(
+            repr(self.kind), self.nodes, self.graph_bytes, self.build_cpu_s, 0, self.ef_search
+        )
 
     def nodes(self, query: Floats, ef_search: int) -> Any:
         """Return the best nodes for a query of shape (dim,) by their codes."""
@@ -171,7 +172,7 @@ def main(
                 candidates.append(Candidate(kind, halves, projection, cache))
                 candidates[-1].calibrate(asked, truth, required_recall)
                 advance(1)
-        seconds = in_turns(candidates, asked[:searches])
+        seconds = in_turns([each.contender for each in candidates], asked[:searches])
     figures = [
         {
             "m": each.kind.m,
@@ -180,27 +181,15 @@ def main(
             "ef_search": each.ef_search,
             "ann_recall_at_10": round(each.recall, 4),
             "distances_a_search": round(each.distances),
-            "p50_us": round(percentile(times, 0.5) * 1e6, 1),
-            "build_cpu_s": each.build_cpu_s,
+            "p50_us": round(percentile(seconds[repr(each.kind)], 0.5) * 1e6, 1),
+            "build_cpu_s": round(each.build_cpu_s, 1),
             "graph_bytes_over_raw_float32": round(each.graph_bytes / (4 * halves.size), 3),
         }
-        for each, times in zip(candidates, seconds, strict=True)
+        for each in candidates
     ]
     result = {**machine(), "items": len(halves), "queries": len(asked), "graphs": figures}
     typer.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
     typer.echo(write_result(name, result))
-
-
-def in_turns(candidates: list[Candidate], queries: Floats) -> list[list[float]]:
-    """Return the seconds of each graph's searches, some queries of each in turns."""
-    seconds: list[list[float]] = [[] for _ in candidates]
-    for start in range(0, len(queries), TURN_QUERIES):
-        for times, each in zip(seconds, candidates, strict=True):
-            for query in queries[start : start + TURN_QUERIES]:
-                started_s = time.perf_counter()
-                each.nodes(query, each.ef_search)
-                times.append(time.perf_counter() - started_s)
-    return seconds
 
 
 if __name__ == "__main__":

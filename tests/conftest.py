@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# As the command has it; here modules of grpc may be imported before the command's.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 # Machines that run these tests are busy: what a property is tested for is truth, not time.
 settings.register_profile("vitrine", deadline=None)
 settings.load_profile("vitrine")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.graph_parameters import Candidate, Kind, in_turns
-from benchmarks.index import known_truth
+from benchmarks.graph_parameters import Candidate, Kind
+from benchmarks.index import in_turns, known_truth
 from index_service.build.projection import fit
 from rpc.terminal import CommandError
 from tests.index_service.catalogue import random_units
@@ -30,4 +30,5 @@ def test_graphs_find_enough_and_say_what_they_read(tmp_path):
         assert 10 < each.distances < 2_000
     again = Candidate(kinds[0], halves, fit(halves), tmp_path)
     assert again.build_cpu_s == found[0].build_cpu_s, "it was kept"
-    assert [len(times) for times in in_turns(found, asked)] == [20, 20]
+    seconds = in_turns([each.contender for each in found], asked)
+    assert [len(times) for times in seconds.values()] == [20, 20]

@@ -1,7 +1,12 @@
 """`vitrine search` against a gateway with known answers, over a real connection."""
 
+import os
 import shlex
 import socket
+import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,6 +144,39 @@ def test_nobody_listening_is_a_sentence_with_a_remedy(vitrine):
     assert ran.err.startswith(
         "error: no gateway answers at 127.0.0.1:1; start one with `vitrine up"
     )
+
+
+def http2_frame(kind, payload=b"", flags=0):
+    """Return a frame of a whole connection. Source: RFC 9113, section 4.1."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + bytes(4) + payload
+
+
+def test_what_grpc_says_of_a_connection_is_not_shown():
+    settings, acknowledged = http2_frame(4), http2_frame(4, flags=1)
+    goodbye = http2_frame(7, struct.pack(">II", 0, 2) + b"closing")
+
+    def say_goodbye(listening):
+        while True:
+            try:
+                caller, _ = listening.accept()
+            except OSError:
+                return
+            caller.recv(4096)
+            caller.sendall(settings + acknowledged + goodbye)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=say_goodbye, args=[listening], daemon=True).start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "search", "x", "--timeout", "2", "--address", address],
+            env={name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: no gateway answers at {address}")
 
 
 def test_a_gateway_that_hangs_is_left_after_the_timeout(vitrine):

@@ -6,7 +6,6 @@ import resource
 import numpy as np
 import pytest
 
-from index_service import scattered
 from index_service.scattered import TURNS_AHEAD, ScatteredRows
 from index_service.segment import map_halves
 
@@ -70,7 +69,3 @@ def test_it_ends_once_everything_is_in_memory(vectors):
     for _ in range(4):
         mapped.take(np.arange(10))
     assert mapped._turns_ahead == 0
-
-
-def test_reads_are_of_this_thread():
-    assert scattered._reads() <= resource.getrusage(resource.RUSAGE_SELF).ru_majflt
