@@ -19,66 +19,34 @@ and medians of rounds are compared. Phases keep what they found in --work, so ea
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks import encoder_peers, encoder_report
-from benchmarks.encoder_load import ask, running_service
+from benchmarks import encoder_report
+from benchmarks.encoder_entries import FULL, Entry, entries_of, workers
+from benchmarks.encoder_load import running_service
 from benchmarks.encoder_quality import EmbeddingsCache, content_hash, part_to_embed, quality
-from benchmarks.encoder_systems import Absent, Floats
-from benchmarks.encoder_texts import (
-    calibration_texts,
-    judged_collection,
-    short_texts,
-    texts_of_length,
-)
+from benchmarks.encoder_short_queries import about, measure_targets
+from benchmarks.encoder_systems import Floats
+from benchmarks.encoder_texts import judged_collection, texts_of_length
 from benchmarks.encoder_worker import Worker
-from benchmarks.report import RESULTS, machine, median, percentile, percentiles_us
+from benchmarks.report import RESULTS, machine, median, percentiles_us
 from rpc.terminal import errors_as_sentences
 from training.beir import Collection
 from training.generated_queries import generated_collection
-from training.model_source import find_model
 
 PHASES = ("quality", "grid", "targets", "report")
 LENGTHS = (8, 16, 32, 64, 128)
 BATCHES = (1, 8, 32)
-CALLERS = 64
-FULL = "onnx_fp32_1"  # the system that full precision is taken from
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-LOAD_TEXTS_A_SECOND_MAX = 2_500
-# Each figure is against those with as many threads, so that no core is compared with two.
-ONE_THREAD = ("own_1", FULL)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A system to measure: what it is called, how it runs, and the file that its vectors depend on.
-
-    Attributes:
-        key: its name in the results.
-        label: its name for people.
-        kind: which class of encoder_systems runs it.
-        files: what that class reads.
-        model: the file to hash and weigh; made by `make` unless it is there.
-        make: writes that file; raises ImportError when a library is missing.
-    """
-
-    key: str
-    label: str
-    kind: str
-    files: dict[str, str]
-    model: Path
-    make: Callable[[Path], None] | None = None
 
 
 def main() -> None:
@@ -103,78 +71,6 @@ def run(options: argparse.Namespace) -> None:
         found = _RUN[phase](options, entries, collection)
         state = {"machine": machine() | _versions(), "judgements": judgements, **found}
         (work / f"{phase}.json").write_text(json.dumps(state, indent=2))
-
-
-def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
-    """Return the systems, none of them made or loaded yet."""
-    graph = work / "fp32.onnx"
-    if not graph.exists():
-        # A copy: quantization writes scratch files beside the graph that it reads.
-        shutil.copy(options.fp32_bundle / "model.onnx", graph)
-    tokenizer = options.fp32_bundle / "tokenizer.json"
-    tokens = json.loads((options.fp32_bundle / "encoder.json").read_text())["max_tokens"]
-    torch = {"model": find_model(options.model).location, "max_tokens": str(tokens)}
-    texts = calibration_texts(encoder_peers.NUM_CALIBRATION_TEXTS)
-
-    def files(path: Path) -> dict[str, str]:
-        return {"graph": str(path), "tokenizer": str(tokenizer)}
-
-    def openvino_int8(*, overflow_fix: bool) -> Callable[[Path], None]:
-        return lambda out: encoder_peers.openvino_int8(
-            work / "openvino.xml", tokenizer, texts, out, overflow_fix=overflow_fix
-        )
-
-    def naive(*, per_channel: bool) -> Callable[[Path], None]:
-        return lambda out: encoder_peers.naive_int8(graph, out, per_channel=per_channel)
-
-    bundle, own = {"bundle": str(options.bundle)}, options.bundle / "model.onnx"
-    dynamic, channels = work / "naive.onnx", work / "naive-per-channel.onnx"
-    vino, vino8, vino8fix = (work / f"openvino{end}.xml" for end in ("", "-int8", "-int8-fix"))
-    found = [
-        Entry("torch", "sentence-transformers, torch FP32", "torch", torch, graph),
-        Entry("torch_onnx", "sentence-transformers, ONNX backend", "torch_onnx", torch, graph),
-        Entry("onnx_fp32_1", "onnxruntime FP32, 1 thread", "onnx_1", files(graph), graph),
-        Entry("onnx_fp32", "onnxruntime FP32, all cores", "onnx_all", files(graph), graph),
-        Entry("naive_int8", "dynamic INT8, defaults", "onnx_all", files(dynamic), dynamic,
-              naive(per_channel=False)),
-        Entry("naive_int8_channels", "dynamic INT8, per channel", "onnx_all", files(channels),
-              channels, naive(per_channel=True)),
-        Entry("openvino_fp32", "OpenVINO FP32", "openvino", files(vino), vino,
-              lambda out: encoder_peers.openvino_fp32(graph, out)),
-        Entry("openvino_int8", "OpenVINO INT8, NNCF", "openvino", files(vino8), vino8,
-              openvino_int8(overflow_fix=False)),
-        Entry("openvino_int8_fix", "OpenVINO INT8, NNCF with overflow fix", "openvino",
-              files(vino8fix), vino8fix, openvino_int8(overflow_fix=True)),
-        Entry("own_1", "Vitrine, in process, 1 thread", "own_1", bundle, own),
-        Entry("own", "Vitrine, in process", "own", bundle, own),
-        Entry("own_grpc", "Vitrine, over gRPC", "grpc", {}, own),
-    ]  # fmt: skip
-    wanted = {FULL, "onnx_fp32", "own_1", "own", "own_grpc", *(options.systems or [])}
-    return [entry for entry in found if options.systems is None or entry.key in wanted]
-
-
-@contextmanager
-def workers(
-    options: argparse.Namespace, entries: list[Entry]
-) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
-    """Start every system that can be had; yield them, and why the others cannot."""
-    running: dict[str, Worker] = {}
-    absent: dict[str, str] = {}
-    try:
-        for entry in entries:
-            python = options.peer_python if entry.kind == "torch_onnx" else sys.executable
-            try:
-                if entry.make is not None and not entry.model.exists():
-                    entry.make(entry.model)
-                running[entry.key] = Worker(entry.kind, entry.files, python)
-            except ImportError as exc:
-                absent[entry.key] = f"not installed: pip install 'vitrine[bench]' ({exc})"
-            except Absent as exc:
-                absent[entry.key] = str(exc)
-        yield running, absent
-    finally:
-        for worker in running.values():
-            worker.close()
 
 
 def measure_quality(
@@ -216,13 +112,13 @@ def measure_grid(
             for entry in entries
         ]
         with workers(options, served) as (running, absent):
-            about = _about(running)
+            systems = about(running)
             for length in options.lengths:
                 for batch in options.batches:
                     texts = texts_of_length(tokenizer, length, batch * 16, seed=length)
                     batches = [texts[at : at + batch] for at in range(0, len(texts), batch)]
                     cells += _cell(options, running, batches, length, batch)
-    return {"grid": cells, "absent": absent, "about": about, "seconds": options.seconds}
+    return {"grid": cells, "absent": absent, "about": systems, "seconds": options.seconds}
 
 
 def _cell(
@@ -247,83 +143,6 @@ def _cell(
         }
         for key, of_rounds in rounds.items()
     ]  # fmt: skip
-
-
-def _about(running: Mapping[str, Worker]) -> dict[str, dict[str, Any]]:
-    return {key: {"threads": each.threads, "note": each.note} for key, each in running.items()}
-
-
-def measure_targets(
-    options: argparse.Namespace, entries: list[Entry], collection: Collection
-) -> dict[str, Any]:
-    """Return the figures on short queries: one caller, 64 callers, and what gRPC adds."""
-    tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
-    load = int(options.rounds * options.load_seconds * LOAD_TEXTS_A_SECOND_MAX)
-    texts = short_texts(tokenizer, collection, 600 + options.overhead_texts + load, seed=31)
-    single, texts = [[text] for text in texts[:600]], texts[600:]
-    p50: dict[str, list[float]] = {}
-    local = [entry for entry in entries if entry.kind != "grpc"]
-    rates: list[float] = []
-    with workers(options, local) as (running, absent):
-        about = _about(running)
-        for _ in range(options.rounds):
-            for key, worker in running.items():
-                spent_us = worker.times_us(single, options.seconds)
-                p50.setdefault(key, []).append(percentile(spent_us, 0.5))
-    # The two sessions in a loop run beside the loaded service in turn, in the same rounds.
-    loops = [entry for entry in local if entry.key in ("onnx_fp32_1", "onnx_fp32")]
-    looped: dict[str, list[float]] = {}
-    latencies = []
-    with (
-        running_service(options.bundle) as address,
-        workers(options, loops) as (running, _),
-    ):
-        added = ask(
-            do="overhead", address=address, bundle=str(options.bundle),
-            texts=texts[: options.overhead_texts], rounds=options.rounds,
-        )  # fmt: skip
-        remaining = texts[options.overhead_texts :]
-        share = len(remaining) // options.rounds
-        for number in range(options.rounds):
-            for key, worker in running.items():
-                spent_us = worker.times_us(single, options.load_seconds / 2)
-                looped.setdefault(key, []).append(len(spent_us) / sum(spent_us) * 1e6)
-            loaded = ask(
-                do="rate", address=address, callers=CALLERS, seconds=options.load_seconds,
-                texts=remaining[number * share : (number + 1) * share],
-            )  # fmt: skip
-            rates.append(loaded["texts_a_second"])
-            latencies.append(loaded["latency_ms"])
-    own_1, full_1 = (p50[key] for key in ONE_THREAD)
-    return {
-        "absent": absent,
-        "about": about,
-        "short_queries": {
-            "p50_us": {key: median(values) for key, values in p50.items()},
-            "own_to": {
-                key: _ratio(p50["own"], values)
-                for key, values in p50.items() if key not in (*ONE_THREAD, "own")
-            },
-            "own_1_to": {FULL: _ratio(own_1, full_1)},
-        },
-        "callers_64": {
-            "callers": CALLERS,
-            "texts_a_second": median(rates),
-            "latency_ms": latencies[-1],
-            "loop_texts_a_second": {key: median(values) for key, values in looped.items()},
-            "ratio_to_loop": {key: _ratio(rates, values) for key, values in looped.items()},
-        },
-        "overhead": added,
-    }  # fmt: skip
-
-
-def _ratio(numerators: list[float], denominators: list[float]) -> dict[str, float]:
-    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
-    return {
-        "median_of_rounds": median(ratios, 3),
-        "least": round(min(ratios), 3),
-        "most": round(max(ratios), 3),
-    }
 
 
 def _model_hash(entry: Entry) -> str:

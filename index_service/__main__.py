@@ -45,6 +45,7 @@ async def serve(settings: IndexSettings) -> None:
         generations_max=settings.generations_max,
         filters_cached_max=settings.filters_cached_max,
         warm_probes_max=settings.warm_probes_max,
+        lock_memory=settings.lock_memory,
     )
     store = GenerationStore(settings.generations, settings.cache_dir)
     budget = MemoryBudget(settings.memory_budget_bytes)
@@ -56,7 +57,7 @@ async def serve(settings: IndexSettings) -> None:
     )
     metrics.watch(
         "vitrine_index_memory_estimated_bytes",
-        "Memory that the generations held may take, mapped files not counted.",
+        "Memory that the generations held may take; mapped files count where they are locked.",
         lambda: budget.held_bytes,
     )
     service = IndexService(

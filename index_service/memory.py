@@ -1,8 +1,8 @@
 """What a generation will take of memory that the kernel cannot take back, and whether it is there.
 
 Graph, vectors and ids are mapped: their pages are the file cache's, which shrinks when others need
-room. What is counted here stays: what attributes are laid out as, numbers of nodes and rows, and
-the matches of remembered filters.
+room. What is counted here stays: what attributes are laid out as, numbers of nodes and rows, the
+matches of remembered filters, and a graph that is locked in memory.
 """
 
 from collections.abc import Callable
@@ -44,6 +44,7 @@ _CGROUP_FILES = (
     ),
 )
 _CACHE_NAMES = ("file", "total_cache")
+_LOCKED_NAMES = ("unevictable", "total_unevictable")
 
 
 def needed_bytes(manifest: Manifest, shard: int, filters_cached_max: int) -> int:
@@ -109,16 +110,32 @@ class MemoryBudget:
             ResourceExhausted: it does not fit beside the others.
         """
         with self._lock:
-            held = sum(self._held.values())
-            room = self._budget_bytes - held if self._budget_bytes else self._available()
+            room = self._room()
             if needed > room:
                 raise ResourceExhausted(self._refusal(generation, needed, room), retry_after_s=10)
             self._held[generation] = needed
+
+    def reserve_more(self, generation: int, more: int, spare: int = 0) -> bool:
+        """Count in something that a generation can do without, where so much is left to spare.
+
+        Returns:
+            False where it does not fit; nothing is counted then.
+        """
+        with self._lock:
+            if more + spare > self._room():
+                return False
+            self._held[generation] = self._held.get(generation, 0) + more
+            return True
 
     def free(self, generation: int) -> None:
         """Count a generation out."""
         with self._lock:
             self._held.pop(generation, None)
+
+    def _room(self) -> int:
+        if not self._budget_bytes:
+            return self._available()
+        return self._budget_bytes - sum(self._held.values())
 
     def _refusal(self, generation: int, needed: int, room: int) -> str:
         beside = ", ".join(
@@ -145,13 +162,16 @@ def available_bytes() -> int:
 
 
 def _left_of(limit_file: Path, used_file: Path, stat_file: Path) -> int:
-    """Return what a control group leaves; file cache gives way, so it does not count as used."""
+    """Return what a control group leaves; file cache gives way, unless it is locked in memory."""
     limit = limit_file.read_text().strip()
     if limit == "max":
         return 2**63
     stat = dict(line.split() for line in stat_file.read_text().splitlines())
-    cache = next((int(stat[name]) for name in _CACHE_NAMES if name in stat), 0)
-    return int(limit) - (int(used_file.read_text()) - cache)
+    cache, locked = (
+        next((int(stat[name]) for name in names if name in stat), 0)
+        for names in (_CACHE_NAMES, _LOCKED_NAMES)
+    )
+    return int(limit) - (int(used_file.read_text()) - max(0, cache - locked))
 
 
 def _mib(size: int) -> str:

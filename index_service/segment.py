@@ -27,6 +27,7 @@ from index_service.half_scan import HalfScan
 from index_service.halffloat import to_float32
 from index_service.item_ids import ItemIds
 from index_service.scan import scan
+from index_service.scattered import ScatteredRows
 from index_service.scoring import Halves, Rows, Scores, score
 from rpc.errors import DataLoss
 
@@ -129,6 +130,7 @@ class Segment:
         self._graph = graph
         self._copies = copies
         self._halves = halves
+        self._scattered = ScatteredRows(halves)
         self._half_scan = HalfScan(halves)
         self._names = ItemIds(item_ids)
         self._attributes = attributes
@@ -228,7 +230,7 @@ class Segment:
 
     def score(self, query: NDArray[np.float32], rows: Rows) -> Scores:
         """Return the final scores of rows for a query of shape (dim,)."""
-        return score(query, self._halves.take(rows, axis=0))
+        return score(query, self._scattered.take(rows))
 
     def embeddings(self, rows: Rows) -> NDArray[np.float32]:
         """Return stored vectors, shape (n, dim)."""

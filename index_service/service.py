@@ -241,7 +241,11 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         if arrival.load_us:
             self._metrics.count_load(arrival)
             self._log.info(
-                "loaded", generation=generation, load_us=arrival.load_us, warm_us=arrival.warm_us
+                "loaded",
+                generation=generation,
+                load_us=arrival.load_us,
+                warm_us=arrival.warm_us,
+                locked=bool(arrival.loaded.locked),
             )
             self._warn_of_another_faiss(arrival.loaded.manifest)
         await self._tell()

@@ -40,6 +40,12 @@ class IndexSettings(ServiceSettings):
         description="Memory that all generations held may take, files that are mapped not counted; "
         "0 for what machine and container have left. A generation that needs more is refused.",
     )
+    lock_memory: bool = Field(
+        True,
+        description="Lock each generation's graph and ids in memory, where there is room for them "
+        "and the system allows it (ulimit -l, CAP_IPC_LOCK): where memory is short, vectors give "
+        "way.",
+    )
     generations_max: int = Field(
         4, ge=1, description="Generations held at once; loading a further one is refused."
     )

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from index_service.generation.manifest import PROBES_FILE, Manifest, shard_folder
+from index_service.generation.manifest import (
+    GRAPH_FILE,
+    ITEM_IDS_FILE,
+    PROBES_FILE,
+    Manifest,
+    shard_folder,
+)
 from index_service.generation.verify import Verification, verify
 from index_service.holdings import Hold, Holding, Holdings, Loaded
+from index_service.locked import LockedFile
 from index_service.memory import MemoryBudget, needed_bytes
 from index_service.planner import (
     HITS_MEASURED,
@@ -52,6 +59,7 @@ class ShardLimits:
     generations_max: int = 4
     filters_cached_max: int = 128
     warm_probes_max: int = 256
+    lock_memory: bool = True
 
 
 class Shard:
@@ -174,23 +182,42 @@ class Shard:
         folder = self._store.fetch(generation, manifest, self.number)
         self._verify(folder, manifest, self._verification)
         # 4. They are mapped, not read: memory is shared with the page cache.
+        own_folder = folder / shard_folder(self.number)
         segment = Segment.open(
-            folder / shard_folder(self.number),
+            own_folder,
             manifest.shards[self.number].items,
             manifest.encoder.dim,
             manifest.faiss_version,
             self._limits.filters_cached_max,
         )
+        # 5. Where memory gets short, vectors give way: a search needs the fewest pages of these.
+        locked = self._lock(generation, own_folder / GRAPH_FILE, own_folder / ITEM_IDS_FILE)
         loaded_s = time.perf_counter()
-        # 5. Probe queries walk the graph, so that the first caller finds it in memory.
+        # 6. Probe queries walk the graph, so that the first caller finds it in memory.
         probes = np.load(folder / PROBES_FILE, allow_pickle=False)
         warming = probes[: self._limits.warm_probes_max]
         queries = [Query(embedding=probe, fetch_k=10) for probe in warming]
         search_segment(segment, queries, manifest.gate.effort, self._plan_limits, _never)
         warm_s = time.perf_counter()
         return Arrival(
-            Loaded(manifest, segment, probes), _us(loaded_s - started_s), _us(warm_s - loaded_s)
+            Loaded(manifest, segment, probes, locked),
+            _us(loaded_s - started_s),
+            _us(warm_s - loaded_s),
         )
+
+    def _lock(self, generation: int, *paths: Path) -> tuple[LockedFile, ...]:
+        """Keep files in memory, if there is room for all of them and the system lets us."""
+        size = sum(path.stat().st_size for path in paths)
+        if not self._limits.lock_memory:
+            return ()
+        # Something stays for what the kernel takes back at will: it would kill the process else.
+        if not self.budget.reserve_more(generation, size, spare=size // 2):
+            return ()
+        try:
+            return tuple(LockedFile(path) for path in paths)
+        except OSError:
+            self.budget.reserve_more(generation, -size)
+            return ()
 
     def _verify(self, folder: Path, manifest: Manifest, verification: Verification) -> None:
         """Check this shard's files; a damaged copy is fetched anew next time."""
