@@ -11,6 +11,7 @@ a search takes where each has a core.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,11 +39,11 @@ from index_service.shard import search_segment
 SELECTIVITIES = (0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.001)
 RANDOM = "random"
 TURN_QUERIES = 20
-_ALWAYS_EXACT = PlanLimits(exact_rows_max=2**31)
+_ALWAYS_EXACT = PlanLimits(rows_a_candidate=inf)
 PATHS = {
     "planner": PlanLimits(),
     "exact": _ALWAYS_EXACT,
-    "graph, ef_search as it is": PlanLimits(exact_rows_max=0, graph_selectivity_min=0.0),
+    "graph, ef_search as it is": PlanLimits(rows_a_candidate=0, graph_selectivity_min=0.0),
 }
 
 

@@ -32,17 +32,17 @@ from benchmarks.index import (
     search_shard,
 )
 from benchmarks.report import machine, percentile, write_result
+from index_service.build.generation import BuildSettings
 from index_service.build.work_folder import WorkFolder
 from index_service.build.workers import available_cores, single_threaded
 from index_service.copies import first_rows, nodes_of
-from index_service.generation.manifest import INDEX_KIND, IndexParameters
 from index_service.planner import Effort
 from index_service.scoring import Halves, Rows
 from index_service.segment import Segment
 
 REQUIRED_RECALL = 0.99
 GATE_QUERIES = 300
-PARAMETERS = IndexParameters(INDEX_KIND, 32, 200, SEED)
+PARAMETERS = BuildSettings(num_shards=1, seed=SEED).parameters
 PLOT = Path("docs/images/index_growth.png")
 _DRAWN_SEED = 0
 

@@ -33,6 +33,7 @@ from benchmarks.gated import KERNELS_DIFFER, known_gate, measured
 from benchmarks.report import anonymous_bytes, machine, percentile, write_result
 from index_service.attributes import Attributes
 from index_service.build.gate import EF_SEARCH_GRID
+from index_service.build.generation import DEFAULT_EF_CONSTRUCTION, DEFAULT_M
 from index_service.build.projection import fit
 from index_service.build.shard_files import build_graph
 from index_service.build.work_folder import WorkFolder
@@ -79,8 +80,10 @@ def main(
     queries: Annotated[Path, typer.Option(help="Query vectors, .npy, float32.")],
     cache: Annotated[Path, typer.Option(help="Folder that graphs are kept in.")],
     items: Annotated[int, typer.Option(help="Distinct vectors to index; 0 for all.")] = 0,
-    m: Annotated[int, typer.Option(help="Links a node.")] = 32,
-    ef_construction: Annotated[int, typer.Option(help="Candidates while building.")] = 200,
+    m: Annotated[int, typer.Option(help="Links a node.")] = DEFAULT_M,
+    ef_construction: Annotated[
+        int, typer.Option(help="Candidates while building.")
+    ] = DEFAULT_EF_CONSTRUCTION,
     required_recall: Annotated[float, typer.Option(help="ann_recall@10 to compare at.")] = 0.99,
     searches: Annotated[int, typer.Option(help="Timed searches of each way.")] = 300,
     with_hnsw_flat: Annotated[bool, typer.Option(help="Compare FAISS HNSWFlat, too.")] = True,

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 SERVICES = ("chroma", "pgvector", "lancedb", "milvus_lite")
 IN_PROCESS = ("hnswlib", "usearch", "faiss_hnsw_flat", "faiss_flat")
+OWN = "vitrine"
+"""This project's own shards, without its services."""
 TOP_K = 10
 VALUES_MAX = 1_000
 """Largest value of a search parameter; pgvector allows no more."""
@@ -154,4 +156,5 @@ _KINDS = {
     "usearch": ("benchmarks.peer_embedded", "Usearch"),
     "faiss_hnsw_flat": ("benchmarks.peer_embedded", "FaissHnswFlat"),
     "faiss_flat": ("benchmarks.peer_embedded", "FaissFlat"),
+    OWN: ("benchmarks.peer_own", "OwnShards"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.peer_engines import TOP_K, VALUES_MAX, Effort
+from benchmarks.peer_engines import OWN, TOP_K, VALUES_MAX, Effort
 from benchmarks.report import percentile, resident_of
 from benchmarks.throughput import load
 from protos.vitrine.v1 import search_pb2, search_pb2_grpc, types_pb2
@@ -24,7 +24,7 @@ AS_PROMOTED = "as promoted"
 class Vitrine:
     """A running home. Searches come with the effort of its gate, or with an ef_search."""
 
-    name = "vitrine"
+    name = OWN
 
     def __init__(self, home: Path, address: str, texts: Sequence[str]) -> None:
         """Keep where it listens, and the texts that are searched for."""

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks import peer_corpus, peer_worker
 from benchmarks.deployment import queries_of, running
 from benchmarks.in_process import pretty
-from benchmarks.peer_engines import IN_PROCESS, SERVICES, Effort, Variant
+from benchmarks.peer_engines import IN_PROCESS, OWN, SERVICES, Effort, Variant
 from benchmarks.peer_recall import STRICT, Judge, ratios, smallest_enough, values_between
 from benchmarks.peer_vitrine import Vitrine
 from benchmarks.peer_worker import Failed, Worker
@@ -35,7 +36,6 @@ from encoder_service.bundle import load_bundle
 from encoder_service.encoder import load_encoder
 
 PARTS = ("services", "in_process")
-RATIO_CALLERS = 16
 
 
 class System(Protocol):
@@ -120,11 +120,11 @@ def main() -> None:
         peers = [opened(name, course) for name in options.engines if name in SERVICES]
         with running(home, options.port) as address:
             texts = json.loads(Path(course.files["texts"]).read_text())
-            own = Contender("vitrine", Vitrine(home, address, texts), _summed(build_s))
+            own = Contender(OWN, Vitrine(home, address, texts), _summed(build_s))
             figures["services"] = compared([own, *peers], course, options.callers)
     if "in_process" in options.part:
         alone = [opened(name, course) for name in options.engines if name in IN_PROCESS]
-        figures["in_process"] = compared(alone, course, [1])
+        figures["in_process"] = compared([_own_shards(home, course), *alone], course, [1])
     print(pretty(figures))
     print(f"written to {write_result(options.name, figures)}")
 
@@ -152,21 +152,34 @@ def opened(name: str, course: Course) -> Contender:
     """Load an engine unless that was done before, and open it."""
     manifest, options = course.exported.manifest, course.options
     folder = (options.work / "engines" / name).resolve()
+    files = _files_for(name, folder, course)
+    try:
+        load_s = _loaded(name, folder, files, manifest, options.peer_python)
+        return Contender(name, Worker(name, files, options.peer_python), load_s)
+    except Failed as exc:
+        return Contender(name, reason=str(exc))
+
+
+def _own_shards(home: Path, course: Course) -> Contender:
+    """Open the promoted generation as it is, in a worker of this interpreter."""
+    folder, _ = peer_corpus.promoted(home)
+    files = _files_for(OWN, folder.resolve(), course)
+    return Contender(OWN, Worker(OWN, files, sys.executable))
+
+
+def _files_for(name: str, folder: Path, course: Course) -> dict[str, Any]:
+    """Return what an engine's worker reads."""
+    manifest, options = course.exported.manifest, course.options
     engine = {
         "folder": str(folder),
-        "port": options.engine_port + (*SERVICES, *IN_PROCESS).index(name),
+        "port": options.engine_port + (*SERVICES, *IN_PROCESS, OWN).index(name),
         "m": manifest.index.m,
         "ef_construction": manifest.index.ef_construction,
         "cores": len(os.sched_getaffinity(0)),
         "items": manifest.items,
         "dim": manifest.encoder.dim,
     }
-    files = {**course.files, "engine": engine}
-    try:
-        load_s = _loaded(name, folder, files, manifest, options.peer_python)
-        return Contender(name, Worker(name, files, options.peer_python), load_s)
-    except Failed as exc:
-        return Contender(name, reason=str(exc))
+    return {**course.files, "engine": engine}
 
 
 def compared(
@@ -269,11 +282,6 @@ def _engine_figures(contender: Contender) -> dict[str, Any]:
 def _target_figures(
     contenders: Sequence[Contender], target: float, callers: Sequence[int]
 ) -> dict[str, Any]:
-    rates = {
-        contender.name: [found["searches_a_second"] for found in rounds]
-        for contender in contenders
-        if (rounds := contender.rounds.get((target, RATIO_CALLERS))) and not contender.reason
-    }
     figures: dict[str, Any] = {
         "required_ann_recall_at_10": target,
         "engines": {
@@ -284,9 +292,14 @@ def _target_figures(
             for contender in contenders
         },
     }
-    own = rates.pop("vitrine", None)
-    if own:
-        figures[f"vitrine_over_peers_at_{RATIO_CALLERS}_callers"] = ratios(own, rates)
+    for count in callers:
+        rates = {
+            contender.name: [found["searches_a_second"] for found in rounds]
+            for contender in contenders
+            if (rounds := contender.rounds.get((target, count))) and not contender.reason
+        }
+        if own := rates.pop(OWN, None):
+            figures[f"{OWN}_over_peers_at_{count}_callers"] = ratios(own, rates)
     return figures
 
 
@@ -357,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning-queries", type=int, default=200)
     parser.add_argument("--reported-queries", type=int, default=300)
     parser.add_argument("--timed-queries", type=int, default=60_000)
-    parser.add_argument("--callers", type=int, nargs="*", default=[1, RATIO_CALLERS])
+    parser.add_argument("--callers", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds a phase")
     parser.add_argument("--port", type=int, default=7850)

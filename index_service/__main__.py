@@ -37,7 +37,7 @@ async def serve(settings: IndexSettings) -> None:
     role = f"shard-{settings.shard}"
     metrics = IndexMetrics(role, software_version())
     plan_limits = PlanLimits(
-        exact_rows_max=settings.exact_rows_max,
+        rows_a_candidate=settings.rows_a_candidate,
         graph_selectivity_min=settings.graph_selectivity_min,
         ef_filtered_max=settings.ef_filtered_max,
     )

@@ -29,8 +29,9 @@ class SearchPath(StrEnum):
 class PlanLimits:
     """Where one path becomes better than another."""
 
-    exact_rows_max: int = 15_000
-    """A filter that leaves at most this many rows is searched exactly."""
+    rows_a_candidate: float = 30
+    """How many matching rows are scanned in the time that one candidate of ef_search costs along
+    the graph: with a filter, the cheaper of both ways is taken."""
     graph_selectivity_min: float = 0.8
     """From this share of matching rows on, the graph is searched as without a filter."""
     ef_filtered_max: int = 2_048
@@ -115,7 +116,7 @@ def plan(
 ) -> Plan:
     """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
 
-    Source: the thresholds are those of index_service/LOG.md, entries 8 and 19.
+    Source: the thresholds are those of index_service/LOG.md, entries 8, 19 and 24.
 
     Args:
         demand: what is asked.
@@ -145,17 +146,16 @@ def plan(
         graph = _graph(SearchPath.HNSW, first.ef_search if first else ef_search, demand)
         return replace(graph, first_try=first)
     assert matched is not None
-    if matched <= limits.exact_rows_max:
-        return exactly(filtered)
     selectivity = matched / items
     if share_nearby < selectivity:
         selectivity = sqrt(selectivity * share_nearby)
+    ef_filtered = ef_search
     if selectivity < limits.graph_selectivity_min:
-        most = max(limits.ef_filtered_max, _RAISE_MAX * ef_search)
-        if ef_search > most * selectivity:
-            return exactly(filtered)
-        ef_search = int(ef_search / selectivity)
-    return _graph(SearchPath.HNSW_FILTERED, ef_search, demand)
+        ef_filtered = int(ef_search / selectivity)
+    too_wide = ef_filtered > max(limits.ef_filtered_max, _RAISE_MAX * ef_search)
+    if too_wide or matched <= limits.rows_a_candidate * ef_filtered:
+        return exactly(filtered)
+    return _graph(SearchPath.HNSW_FILTERED, ef_filtered, demand)
 
 
 def wider(before: Plan, limits: PlanLimits) -> Plan:

@@ -80,10 +80,12 @@ class IndexSettings(ServiceSettings):
         "recall; none while anybody waits.",
     )
 
-    exact_rows_max: int = Field(
-        _PLAN.exact_rows_max,
+    rows_a_candidate: float = Field(
+        _PLAN.rows_a_candidate,
         ge=0,
-        description="A filter that leaves at most this many rows is searched exactly.",
+        description="Matching rows that are scanned in the time that one candidate of ef_search "
+        "costs along the graph; with a filter the cheaper way is taken. 0: the graph, wherever "
+        "EF_FILTERED_MAX allows it.",
     )
     graph_selectivity_min: float = Field(
         _PLAN.graph_selectivity_min,

@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-from index_service.build.generation import DEFAULT_M, BuildSettings, build_generation
+from index_service.build.generation import (
+    DEFAULT_EF_CONSTRUCTION,
+    DEFAULT_M,
+    BuildSettings,
+    build_generation,
+)
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 
 
@@ -15,11 +20,12 @@ def main(
     generations: Annotated[Path, typer.Option(help="Folder that generations are published in.")],
     shards: Annotated[int, typer.Option(min=1, max=1024, help="How many shards to cut into.")],
     m: Annotated[
-        int | None, typer.Option(min=4, max=256, help="Links a node in the HNSW graph; default 32.")
+        int | None,
+        typer.Option(min=4, max=256, help=f"Links a node in the HNSW graph; default {DEFAULT_M}."),
     ] = None,
     ef_construction: Annotated[
         int, typer.Option(min=8, max=4096, help="Candidates kept while building the graph.")
-    ] = 200,
+    ] = DEFAULT_EF_CONSTRUCTION,
     code_dim: Annotated[
         int | None,
         typer.Option(

@@ -45,7 +45,8 @@ from rpc.buckets import NUM_BUCKETS
 from rpc.server import software_version
 from rpc.terminal import CommandError
 
-DEFAULT_M = 32
+DEFAULT_M = 24
+DEFAULT_EF_CONSTRUCTION = 400
 # Below this a single process is done before others have started.
 _ITEMS_FOR_PROCESSES = 4_000
 
@@ -56,7 +57,7 @@ class BuildSettings:
 
     num_shards: int
     m: int = DEFAULT_M
-    ef_construction: int = 200
+    ef_construction: int = DEFAULT_EF_CONSTRUCTION
     code_dim: int | None = None
     """Dimensions of a code; None for as few as keep nearly all of every vector."""
     required_recall: float = 0.99

@@ -9,10 +9,11 @@ import pytest
 
 from benchmarks import peer_worker, peers
 from benchmarks.peer_corpus import attributes_of
-from benchmarks.peer_engines import Absent, Corpus, Effort, EngineOptions, open_engine
+from benchmarks.peer_engines import OWN, Absent, Corpus, Effort, EngineOptions, open_engine
 from benchmarks.peer_recall import Judge, ratios, smallest_enough, tenth_scores, values_between
 from benchmarks.peer_worker import Failed, Worker
 from protos.vitrine.v1 import types_pb2
+from tests.index_service.catalogue import Catalogue, build, random_units
 
 
 def unit(angle):
@@ -185,3 +186,20 @@ def test_items_come_in_batches_with_their_vectors(tmp_path):
         ["d0", "d1"], ["d2", "d3"], ["d4"],
     ]  # fmt: skip
     assert np.concatenate([vectors for _, vectors in batches]).tolist() == np.eye(5).tolist()
+
+
+def test_own_shards_stand_in_a_peers_place(tmp_path):
+    rng = np.random.default_rng(0)
+    catalogue = Catalogue(random_units(rng, 300), random_units(rng, 4))
+    build(catalogue, tmp_path, num_shards=2, m=8, ef_construction=40)
+    folder = tmp_path / "generations" / "000001"
+    dim = catalogue.vectors.shape[1]
+    engine = open_engine(OWN, EngineOptions(folder, 0, 8, 40, 1, 300, dim))
+    engine.open()
+    [query] = random_units(rng, 1).astype(np.float32)
+    exact = [item_id for item_id, _ in catalogue.best(query, 10)]
+    for variant, value in (("as promoted", 0), ("hnsw", 200)):
+        engine.tune(Effort(variant, value))
+        with engine.searcher() as search:
+            found = [hit.item_id for hit in search(query)]
+        assert len(set(found) & set(exact)) >= 9

@@ -29,7 +29,7 @@ from tests.index_service.slow_store import STOPS_AT
 from tests.index_service.test_build import checksums
 from tests.index_service.test_main import SERVING, command, health, process, wait_until
 
-ALWAYS_GRAPH = PlanLimits(exact_rows_max=0)
+ALWAYS_GRAPH = PlanLimits(rows_a_candidate=0)
 
 
 @pytest.fixture(scope="module")

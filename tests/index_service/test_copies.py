@@ -81,7 +81,7 @@ def test_crowds_of_copies_do_not_hide_the_others(crowded):
 @pytest.mark.parametrize("filtered", [False, True])
 def test_copies_are_found_in_the_order_of_their_ids(crowded, filtered):
     home, catalogue, shared, _ = crowded
-    limits = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.05)
+    limits = PlanLimits(rows_a_candidate=0, graph_selectivity_min=0.05)
     shard = open_shard(home, limits=limits)
     shard.load(1)
     tree = Range("price", Bound(1900.0, True), None) if filtered else None

@@ -22,10 +22,10 @@ from tests.index_service.filters import matches, trees
 
 ITEMS = 900
 COUNTS = (1, 3, 7)
-ALWAYS_GRAPH = PlanLimits(exact_rows_max=0)
+ALWAYS_GRAPH = PlanLimits(rows_a_candidate=0)
 LIMITS = {
     "usual": PlanLimits(),
-    "few rows exactly": PlanLimits(exact_rows_max=40),
+    "few rows exactly": PlanLimits(rows_a_candidate=0.5),
     "always the graph": ALWAYS_GRAPH,
 }
 

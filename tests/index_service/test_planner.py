@@ -10,13 +10,22 @@ from index_service.planner import (
     wider,
 )
 
-LIMITS = PlanLimits(exact_rows_max=20_000, graph_selectivity_min=0.4, ef_filtered_max=2_048)
+LIMITS = PlanLimits(rows_a_candidate=31.25, graph_selectivity_min=0.4, ef_filtered_max=2_048)
+SCANNING_COSTS = PlanLimits(rows_a_candidate=0, graph_selectivity_min=0.4, ef_filtered_max=2_048)
 ITEMS = 200_000
 
 
-def way(matched=None, wanted=10, ef_search=64, exact=False, items=ITEMS, share_nearby=1.0):
+def way(
+    matched=None,
+    wanted=10,
+    ef_search=64,
+    exact=False,
+    items=ITEMS,
+    share_nearby=1.0,
+    limits=LIMITS,
+):
     demand = Demand(wanted, Effort(ef_search, 40), exact)
-    return plan(demand, items, matched, LIMITS, share_nearby)
+    return plan(demand, items, matched, limits, share_nearby)
 
 
 def test_without_a_filter_the_graph_is_searched():
@@ -28,8 +37,16 @@ def test_a_filter_that_everything_matches_is_no_filter():
     assert way(matched=ITEMS).path is SearchPath.HNSW
 
 
-def test_few_matches_are_scanned():
+def test_matches_are_scanned_where_that_costs_less_than_the_graph():
+    # ef_search would be 640, and each of these costs as much as 31.25 rows.
     assert way(matched=20_000).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_100).path is SearchPath.HNSW_FILTERED
+    # A wider search costs more, whatever makes it wide.
+    assert way(matched=40_000, ef_search=256).path is SearchPath.EXACT_FILTERED
+    assert way(matched=40_000, wanted=256).path is SearchPath.EXACT_FILTERED
+    assert way(matched=60_000, share_nearby=1 / 640).path is SearchPath.EXACT_FILTERED
+    assert way(matched=150_000, ef_search=4_800).path is SearchPath.EXACT_FILTERED
+    assert way(matched=150_100, ef_search=4_800).path is SearchPath.HNSW_FILTERED
 
 
 def test_many_matches_go_along_the_graph_as_they_are():
@@ -50,14 +67,17 @@ def test_what_a_filter_leaves_nearby_counts_where_that_is_less():
 
 
 def test_a_filter_that_would_take_too_wide_a_search_is_exact():
-    assert way(matched=20_001, ef_search=204).ef_search == 2_039
-    assert way(matched=20_001, ef_search=206).path is SearchPath.EXACT_FILTERED
-    assert way(matched=40_000, share_nearby=1 / 640).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_001, ef_search=204, limits=SCANNING_COSTS).ef_search == 2_039
+    chosen = way(matched=20_001, ef_search=206, limits=SCANNING_COSTS)
+    assert chosen.path is SearchPath.EXACT_FILTERED
+    chosen = way(matched=40_000, share_nearby=1 / 640, limits=SCANNING_COSTS)
+    assert chosen.path is SearchPath.EXACT_FILTERED
 
 
 def test_a_wide_search_may_be_raised_fourfold():
-    assert way(matched=60_000, ef_search=1_000).ef_search == 3_333
-    assert way(matched=40_000, ef_search=1_000).path is SearchPath.EXACT_FILTERED
+    assert way(matched=60_000, ef_search=1_000, limits=SCANNING_COSTS).ef_search == 3_333
+    chosen = way(matched=40_000, ef_search=1_000, limits=SCANNING_COSTS)
+    assert chosen.path is SearchPath.EXACT_FILTERED
 
 
 def test_nothing_to_search_is_an_empty_path():

@@ -16,7 +16,7 @@ from tests.index_service.catalogue import (
     random_units,
 )
 
-ALWAYS_GRAPH = PlanLimits(exact_rows_max=0)
+ALWAYS_GRAPH = PlanLimits(rows_a_candidate=0)
 DIM, RANK = 96, 24
 
 

@@ -12,7 +12,7 @@ from index_service.query import Hits, Query
 from index_service.sampling import RecallSampler, Sampled, band_of, compare
 from tests.index_service.catalogue import Catalogue, build, never, open_shard, random_units
 
-ALWAYS_GRAPH = PlanLimits(exact_rows_max=0)
+ALWAYS_GRAPH = PlanLimits(rows_a_candidate=0)
 
 
 @pytest.fixture(scope="module")

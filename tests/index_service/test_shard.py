@@ -26,7 +26,7 @@ from tests.index_service.catalogue import (
     tied_units,
 )
 
-ALWAYS_GRAPH = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.05)
+ALWAYS_GRAPH = PlanLimits(rows_a_candidate=0, graph_selectivity_min=0.05)
 
 
 def search(shard, *queries, generation=1):
@@ -200,7 +200,7 @@ def test_all_items_but_the_excluded_are_found_when_more_are_asked_for(random_hom
 
 def test_a_graph_that_reaches_too_little_is_followed_by_an_exact_search(random_home):
     home, catalogue = random_home
-    limits = PlanLimits(exact_rows_max=0, graph_selectivity_min=0.0, ef_filtered_max=16)
+    limits = PlanLimits(rows_a_candidate=0, graph_selectivity_min=0.0, ef_filtered_max=16)
     shard = open_shard(home, limits=limits)
     shard.load(1)
     tree = AllOf((Equals("brand", "Acme"), Equals("sale", True), Equals("price", 25.0)))
@@ -227,7 +227,7 @@ def test_a_filter_on_what_lies_elsewhere_is_searched_exactly(tmp_path):
     attributes = [{"far": row >= 1_000} for row in range(2_000)]
     catalogue = Catalogue(vectors, probes, attributes)
     build(catalogue, tmp_path)
-    shard = open_shard(tmp_path, limits=PlanLimits(exact_rows_max=0))
+    shard = open_shard(tmp_path, limits=PlanLimits(rows_a_candidate=0))
     shard.load(1)
     for probe in probes:
         # Of its 64 neighbours none match, of all items half do: 200 would be raised to 2,263.
