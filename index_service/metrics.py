@@ -83,7 +83,7 @@ class IndexMetrics(RpcMetrics):
         )
         self._recall_dropped = Counter(
             "vitrine_index_recall_dropped_total",
-            "Sampled searches that were not checked, for others were waiting.",
+            "Sampled searches that were not checked: others were waiting, or memory is short.",
             registry=self.registry,
         )
 

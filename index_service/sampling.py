@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from index_service.executor import one_thread_each
 from index_service.holdings import Hold
@@ -39,11 +40,14 @@ class Sampled:
 
 
 class _BusyError(Exception):
-    """Somebody waits for a search: the check gives way."""
+    """Somebody waits for a search, or for memory: the check gives way."""
 
 
 class RecallSampler:
     """Checks a share of searches, one at a time; gives way to every query that waits.
+
+    Where memory is short, nothing is checked: reading all vectors would push those out that
+    searches need.
 
     Searches on exact paths are left out: they cannot miss anything. So are those with an ef_search
     of their own: what they miss, their caller has asked for.
@@ -114,7 +118,9 @@ class RecallSampler:
     def _check(self, held: Hold, query: Query, answer: Hits) -> None:
         try:
             with held:
-                self._show(compare(held, query, answer, self._limits, self._give_way))
+                stop = partial(self._give_way, held)
+                stop()
+                self._show(compare(held, query, answer, self._limits, stop))
         except _BusyError:
             self._show(None)
         except Exception:
@@ -122,9 +128,9 @@ class RecallSampler:
         finally:
             self._checking.release()
 
-    def _give_way(self) -> None:
+    def _give_way(self, held: Hold) -> None:
         """Go on, or stop: called between blocks of vectors."""
-        if self._closed or self._waiting():
+        if self._closed or self._waiting() or held.segment.memory_is_short:
             raise _BusyError
 
 

@@ -30,6 +30,11 @@ class ScatteredRows:
         self._halves = halves
         self._turns_ahead = 0
 
+    @property
+    def missing(self) -> bool:
+        """Tell whether rows had to be read from the disk lately: memory is short."""
+        return self._turns_ahead > 0
+
     def take(self, rows: Rows) -> Halves:
         """Return copies of rows, shape (n, dim)."""
         # Threads that change this at once are a turn off, no more.

@@ -115,6 +115,7 @@ class Segment:
         item_ids: pa.Array,
         attributes: Attributes | None,
         filters_cached_max: int = 0,
+        in_order: Halves | None = None,
     ) -> None:
         """Put the parts together; `Segment.open` reads them from files.
 
@@ -125,13 +126,15 @@ class Segment:
             item_ids: strings in ascending order; a row's id.
             attributes: the columns that filters ask; None where no filter will come.
             filters_cached_max: how many filters' matches are remembered.
+            in_order: the same vectors, mapped to be read one after the other.
         """
         self.items, self.dim = halves.shape
         self._graph = graph
         self._copies = copies
         self._halves = halves
         self._scattered = ScatteredRows(halves)
-        self._half_scan = HalfScan(halves)
+        self._in_order = halves if in_order is None else in_order
+        self._half_scan = HalfScan(self._in_order)
         self._names = ItemIds(item_ids)
         self._attributes = attributes
         self._recent = RecentMatches(filters_cached_max)
@@ -155,7 +158,8 @@ class Segment:
         table = read_table(files / ATTRIBUTES_FILE)
         _require_rows(files / ATTRIBUTES_FILE, table.num_rows, items)
         parts = _mapped(files, items, dim, faiss_version)
-        return cls(*parts, Attributes.of_table(table), filters_cached_max)
+        in_order = map_halves(files / VECTORS_FILE, items, dim)
+        return cls(*parts, Attributes.of_table(table), filters_cached_max, in_order)
 
     @classmethod
     def open_unfiltered(cls, files: Path, items: int, dim: int, faiss_version: str) -> "Segment":
@@ -222,7 +226,12 @@ class Segment:
             certain = [rows for rows in found if rows is not None]
             if len(certain) == len(found):
                 return certain
-        return scan(self._halves, None if matches is None else matches.rows, queries, k, stop)
+        return scan(self._in_order, None if matches is None else matches.rows, queries, k, stop)
+
+    @property
+    def memory_is_short(self) -> bool:
+        """Tell whether vectors had to be read from the disk lately."""
+        return self._scattered.missing
 
     def _suits_half_scan(self, matches: Matches | None) -> bool:
         """Tell whether enough rows match to look at every row's bit."""

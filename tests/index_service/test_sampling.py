@@ -131,6 +131,19 @@ def test_a_running_check_gives_way_to_a_call_that_comes(shard):
     assert checks.shown == [None]
 
 
+def test_nothing_is_checked_where_vectors_had_to_be_read_from_the_disk(shard):
+    search = answered(shard)
+    with shard.hold(1) as hold:
+        # As a search leaves it that has waited.
+        hold.segment._scattered._turns_ahead = 1
+    checks = Checks()
+    checks.offer(shard, *search)
+    assert checks.shown == [None]
+    answered(shard)
+    checks.offer(shard, *search)
+    assert isinstance(checks.shown[1], Sampled)
+
+
 def test_one_check_runs_at_a_time_and_the_others_are_dropped(shard):
     query, hits = answered(shard)
     going_on = threading.Event()
