@@ -75,6 +75,9 @@ def main(
         segments = [segment for segment, _, _ in cut]
         effort = Effort(ef_search, rescored)
         conditions = [Condition("none", None), *on_random(), *on_real(*cut[0])]
+        # Files are mapped: the first searches wait for their pages.
+        for query in asked:
+            search(segments, Query(embedding=query, fetch_k=RECALL_K), effort, PlanLimits())
         figures = [measure(segments, condition, asked, effort) for condition in conditions]
     result = {
         **machine(),

@@ -13,6 +13,9 @@ from index_service.scoring import Halves, Rows
 _BLOCK_ROWS = 65_536
 """Searched in one call, about 10 ms; a multiple of 8, so that blocks share a bitmap."""
 
+_GATHERED_ROWS = 4_096
+"""Copied at once: 3 MiB of 384 dimensions."""
+
 _SPARE = 32
 """Rows kept beyond k: those within the margin of the k-th best must be among them."""
 
@@ -27,6 +30,7 @@ class HalfScan:
     def __init__(self, halves: Halves) -> None:
         """Look at vectors of shape (items, dim), C order; they must not move or go."""
         self._dim = halves.shape[1]
+        self._halves = halves
         self._blocks = [
             (start, _view(halves[start : start + _BLOCK_ROWS]))
             for start in range(0, len(halves), _BLOCK_ROWS)
@@ -47,22 +51,57 @@ class HalfScan:
             bits: the rows to look at, one bit each, least significant first; None for all.
             stop: called between blocks; raises when nobody waits for the answer any more.
         """
-        wanted = k + _SPARE
-        scores, rows = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
-        left_out = -np.inf
+        best = _Best(k, margin(self._dim))
         for start, index in self._blocks:
             stop()
-            block_scores, block_rows = _search(index, query, wanted, start, bits)
-            if len(block_rows) == wanted:
-                # Others of this block may score as much as its last.
-                left_out = max(left_out, float(block_scores[-1]))
-            scores.append(block_scores)
-            rows.append(block_rows + start)
-        all_scores, all_rows = np.concatenate(scores), np.concatenate(rows)
-        if len(all_scores) <= k:
-            return all_rows
-        least = float(np.partition(all_scores, -k)[-k]) - margin(self._dim)
-        return None if left_out >= least else all_rows[all_scores >= least]
+            scores, places = _search(index, query, best.wanted, start, bits)
+            best.offer(scores, places + start)
+        return best.rows()
+
+    def gathered(
+        self, query: NDArray[np.float32], k: int, rows: Rows, stop: Callable[[], None]
+    ) -> Rows | None:
+        """Return the same of rows that lie scattered, copied side by side first.
+
+        Where the next row lies cannot be foreseen by the processor: copying asks for several at a
+        time, multiplying in place waits for each.
+        """
+        best = _Best(k, margin(self._dim))
+        for start in range(0, len(rows), _GATHERED_ROWS):
+            stop()
+            some = rows[start : start + _GATHERED_ROWS]
+            index = _view(self._halves.take(some, axis=0))
+            scores, places = _search(index, query, best.wanted, 0, None)
+            best.offer(scores, some[places])
+        return best.rows()
+
+
+class _Best:
+    """The best rows of each block, from which the best of all are taken."""
+
+    def __init__(self, k: int, allowance: float) -> None:
+        self._k = k
+        self._allowance = allowance
+        self.wanted = k + _SPARE
+        self._scores = [np.empty(0, dtype=np.float32)]
+        self._rows = [np.empty(0, dtype=np.int64)]
+        self._left_out = -np.inf
+
+    def offer(self, scores: NDArray[np.float32], rows: Rows) -> None:
+        """Take in a block's best, at most as many as are wanted, best first."""
+        if len(rows) == self.wanted:
+            # Others of this block may score as much as its last.
+            self._left_out = max(self._left_out, float(scores[-1]))
+        self._scores.append(scores)
+        self._rows.append(rows)
+
+    def rows(self) -> Rows | None:
+        """Return those among which the k best are certain to be, or None where one is missing."""
+        scores, rows = np.concatenate(self._scores), np.concatenate(self._rows)
+        if len(scores) <= self._k:
+            return rows
+        least = float(np.partition(scores, -self._k)[-self._k]) - self._allowance
+        return None if self._left_out >= least else rows[scores >= least]
 
 
 def _search(

@@ -29,8 +29,8 @@ class SearchPath(StrEnum):
 class PlanLimits:
     """Where one path becomes better than another."""
 
-    rows_a_candidate: float = 30
-    """How many matching rows are scanned in the time that one candidate of ef_search costs along
+    rows_a_candidate: float = 35
+    """How many scattered rows are scanned in the time that one candidate of ef_search costs along
     the graph: with a filter, the cheaper of both ways is taken."""
     graph_selectivity_min: float = 0.8
     """From this share of matching rows on, the graph is searched as without a filter."""
@@ -113,6 +113,7 @@ def plan(
     matched: int | None,
     limits: PlanLimits,
     share_nearby: float = 1.0,
+    scan_cost: float | None = None,
 ) -> Plan:
     """Choose the way to search `items` rows of which `matched` may be hits (None: no filter).
 
@@ -123,9 +124,10 @@ def plan(
         items: rows of the shard.
         matched: rows that a filter leaves; None without a filter.
         limits: where one path becomes better than another.
-        share_nearby: of the rows nearest to the query, the share that the filter leaves. Where that
-            is less than of all rows, a walk along the graph meets both in turn, and their geometric
-            mean counts.
+        share_nearby: of the rows nearest to the query, the share that the filter leaves; counts
+            where it is less than of all rows.
+        scan_cost: what scanning the rows that match costs, in scattered rows; None for as many as
+            there are.
 
     >>> plan(Demand(10, Effort(ef_search=64), exact=False), 100_000, None, PlanLimits()).path
     <SearchPath.HNSW: 'hnsw'>
@@ -146,14 +148,13 @@ def plan(
         graph = _graph(SearchPath.HNSW, first.ef_search if first else ef_search, demand)
         return replace(graph, first_try=first)
     assert matched is not None
-    selectivity = matched / items
-    if share_nearby < selectivity:
-        selectivity = sqrt(selectivity * share_nearby)
+    selectivity = min(matched / items, share_nearby)
     ef_filtered = ef_search
     if selectivity < limits.graph_selectivity_min:
-        ef_filtered = int(ef_search / selectivity)
+        ef_filtered = int(ef_search / sqrt(selectivity))
     too_wide = ef_filtered > max(limits.ef_filtered_max, _RAISE_MAX * ef_search)
-    if too_wide or matched <= limits.rows_a_candidate * ef_filtered:
+    cost = matched if scan_cost is None else scan_cost
+    if too_wide or cost <= limits.rows_a_candidate * ef_filtered:
         return exactly(filtered)
     return _graph(SearchPath.HNSW_FILTERED, ef_filtered, demand)
 

@@ -33,10 +33,11 @@ from rpc.errors import DataLoss
 
 # Queries times ef_search in one call of FAISS.
 _GRAPH_VISITS_MAX = 32_768
-# More queries share the blocks of `scan.scan`; fewer matches are gathered sooner than all rows'
-# bits are looked at. Source: index_service/LOG.md, entry 8.
+# More queries share the blocks of `scan.scan`. Source: index_service/LOG.md, entry 8.
 _HALF_SCAN_QUERIES_MAX = 2
-_ROWS_A_MATCH_MAX = 100
+# What scanning in place costs, over what copying a row and scanning the copy does: of each row
+# passed, of each that matches, and of each run of these. Source: index_service/LOG.md, entry 24.
+_PASSED, _IN_PLACE, _RUN = 0.03, 0.45, 1.7
 
 FILTER_BYTES_MAX = 4 * 1024 * 1024
 """What remembered filters themselves may take: one may have 10,000 values."""
@@ -58,6 +59,22 @@ class Matches:
     def rows(self) -> Rows:
         """All matching rows, ascending."""
         return np.frombuffer(self._bitmap.to_array(), dtype=np.uint32).astype(np.int64)
+
+    @cached_property
+    def scan_cost(self) -> float:
+        """What scanning these rows costs, in rows that are copied and scanned."""
+        return min(self.count, self._cost_in_place)
+
+    @cached_property
+    def are_scattered(self) -> bool:
+        """Tell whether rows are better copied side by side than scanned where they lie."""
+        return self.count < self._cost_in_place
+
+    @cached_property
+    def _cost_in_place(self) -> float:
+        rows = self.rows
+        runs = 1 + np.count_nonzero(np.diff(rows) > 1) if len(rows) else 0
+        return _PASSED * self._items + _IN_PLACE * self.count + _RUN * runs
 
     @cached_property
     def mask(self) -> Mask:
@@ -219,23 +236,27 @@ class Segment:
         stop: Callable[[], None],
     ) -> list[Rows]:
         """Return for each query rows that are certain to hold its k best."""
-        if len(queries) <= _HALF_SCAN_QUERIES_MAX and self._suits_half_scan(matches):
-            bits = None if matches is None else matches.row_bits
+        if len(queries) <= _HALF_SCAN_QUERIES_MAX:
             pairs = zip(queries, k, strict=True)
-            found = [self._half_scan.rows(query, each, bits, stop) for query, each in pairs]
+            found = [self._half_scanned(query, each, matches, stop) for query, each in pairs]
             certain = [rows for rows in found if rows is not None]
             if len(certain) == len(found):
                 return certain
         return scan(self._in_order, None if matches is None else matches.rows, queries, k, stop)
 
+    def _half_scanned(
+        self, query: NDArray[np.float32], k: int, matches: Matches | None, stop: Callable[[], None]
+    ) -> Rows | None:
+        if matches is None:
+            return self._half_scan.rows(query, k, None, stop)
+        if matches.are_scattered:
+            return self._half_scan.gathered(query, k, matches.rows, stop)
+        return self._half_scan.rows(query, k, matches.row_bits, stop)
+
     @property
     def memory_is_short(self) -> bool:
         """Tell whether vectors had to be read from the disk lately."""
         return self._scattered.missing
-
-    def _suits_half_scan(self, matches: Matches | None) -> bool:
-        """Tell whether enough rows match to look at every row's bit."""
-        return matches is None or matches.count * _ROWS_A_MATCH_MAX >= self.items
 
     def score(self, query: NDArray[np.float32], rows: Rows) -> Scores:
         """Return the final scores of rows for a query of shape (dim,)."""

@@ -83,7 +83,7 @@ class IndexSettings(ServiceSettings):
     rows_a_candidate: float = Field(
         _PLAN.rows_a_candidate,
         ge=0,
-        description="Matching rows that are scanned in the time that one candidate of ef_search "
+        description="Scattered rows that are scanned in the time that one candidate of ef_search "
         "costs along the graph; with a filter the cheaper way is taken. 0: the graph, wherever "
         "EF_FILTERED_MAX allows it.",
     )

@@ -304,7 +304,7 @@ def _begin(
         effort=effort.at(query.ef_search) if query.ef_search else effort,
         exact=query.exact,
     )
-    chosen = plan(demand, segment.items, None if matches is None else matched, limits)
+    chosen = _plan(segment, demand, matches, limits)
     filter_us = _us(time.perf_counter() - started_s)
     return _Search(query, demand, matches, matched, excluded, chosen, filter_us)
 
@@ -327,10 +327,24 @@ def _look_nearby(
         assert search.matches is not None
         # Of so few rows, none is less than one, but not nothing.
         share = max(int(search.matches.mask[rows].sum()), 1) / len(rows)
-        search.plan = plan(search.demand, segment.items, search.matched, limits, share)
+        search.plan = _plan(segment, search.demand, search.matches, limits, share)
     share_us = _us(time.perf_counter() - started_s) // len(filtered)
     for search in filtered:
         search.filter_us += share_us
+
+
+def _plan(
+    segment: Segment,
+    demand: Demand,
+    matches: Matches | None,
+    limits: PlanLimits,
+    share_nearby: float = 1.0,
+) -> Plan:
+    if matches is None:
+        return plan(demand, segment.items, None, limits)
+    return plan(
+        demand, segment.items, matches.count, limits, share_nearby, scan_cost=matches.scan_cost
+    )
 
 
 def _excluded_rows(segment: Segment, item_ids: Iterable[str], matches: Matches | None) -> Rows:

@@ -22,10 +22,11 @@ def way(
     exact=False,
     items=ITEMS,
     share_nearby=1.0,
+    scan_cost=None,
     limits=LIMITS,
 ):
     demand = Demand(wanted, Effort(ef_search, 40), exact)
-    return plan(demand, items, matched, limits, share_nearby)
+    return plan(demand, items, matched, limits, share_nearby, scan_cost)
 
 
 def test_without_a_filter_the_graph_is_searched():
@@ -38,15 +39,20 @@ def test_a_filter_that_everything_matches_is_no_filter():
 
 
 def test_matches_are_scanned_where_that_costs_less_than_the_graph():
-    # ef_search would be 640, and each of these costs as much as 31.25 rows.
-    assert way(matched=20_000).path is SearchPath.EXACT_FILTERED
-    assert way(matched=20_100).path is SearchPath.HNSW_FILTERED
+    # A tenth matches: ef_search would be 202, and each of these costs as much as 31.25 rows.
+    assert way(matched=20_000).path is SearchPath.HNSW_FILTERED
+    assert way(matched=9_000).path is SearchPath.EXACT_FILTERED
     # A wider search costs more, whatever makes it wide.
-    assert way(matched=40_000, ef_search=256).path is SearchPath.EXACT_FILTERED
-    assert way(matched=40_000, wanted=256).path is SearchPath.EXACT_FILTERED
-    assert way(matched=60_000, share_nearby=1 / 640).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_000, ef_search=256).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_000, wanted=256).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_000, share_nearby=1 / 256).path is SearchPath.EXACT_FILTERED
     assert way(matched=150_000, ef_search=4_800).path is SearchPath.EXACT_FILTERED
     assert way(matched=150_100, ef_search=4_800).path is SearchPath.HNSW_FILTERED
+
+
+def test_rows_that_lie_together_are_scanned_sooner():
+    assert way(matched=20_000, scan_cost=6_000).path is SearchPath.EXACT_FILTERED
+    assert way(matched=20_000, scan_cost=7_000).path is SearchPath.HNSW_FILTERED
 
 
 def test_many_matches_go_along_the_graph_as_they_are():
@@ -54,29 +60,26 @@ def test_many_matches_go_along_the_graph_as_they_are():
     assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 64)
 
 
-def test_between_ef_search_is_raised_by_the_inverse_of_selectivity():
-    chosen = way(matched=40_000)  # 0.2, so five times as many
-    assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 320)
+def test_between_ef_search_is_raised_by_the_inverse_root_of_selectivity():
+    chosen = way(matched=50_000)  # A quarter, so twice as many.
+    assert (chosen.path, chosen.ef_search) == (SearchPath.HNSW_FILTERED, 128)
 
 
 def test_what_a_filter_leaves_nearby_counts_where_that_is_less():
-    # 0.8 of all and 0.2 nearby: 0.4, where ef_search is not raised yet, and a little less.
-    assert way(matched=160_000, share_nearby=0.2).ef_search == 64
-    assert way(matched=160_000, share_nearby=0.05).ef_search == 320
-    assert way(matched=40_000, share_nearby=0.9).ef_search == 320
+    assert way(matched=160_000, share_nearby=0.4).ef_search == 64
+    assert way(matched=160_000, share_nearby=0.04).ef_search == 320
+    assert way(matched=50_000, share_nearby=0.9).ef_search == 128
 
 
 def test_a_filter_that_would_take_too_wide_a_search_is_exact():
-    assert way(matched=20_001, ef_search=204, limits=SCANNING_COSTS).ef_search == 2_039
-    chosen = way(matched=20_001, ef_search=206, limits=SCANNING_COSTS)
+    assert way(matched=12_500, ef_search=511, limits=SCANNING_COSTS).ef_search == 2_044
+    chosen = way(matched=12_000, ef_search=511, limits=SCANNING_COSTS)
     assert chosen.path is SearchPath.EXACT_FILTERED
-    chosen = way(matched=40_000, share_nearby=1 / 640, limits=SCANNING_COSTS)
+    # Four times what it was, it may be.
+    assert way(matched=12_500, ef_search=600, limits=SCANNING_COSTS).ef_search == 2_400
+    chosen = way(matched=12_000, ef_search=600, limits=SCANNING_COSTS)
     assert chosen.path is SearchPath.EXACT_FILTERED
-
-
-def test_a_wide_search_may_be_raised_fourfold():
-    assert way(matched=60_000, ef_search=1_000, limits=SCANNING_COSTS).ef_search == 3_333
-    chosen = way(matched=40_000, ef_search=1_000, limits=SCANNING_COSTS)
+    chosen = way(matched=50_000, ef_search=300, share_nearby=1 / 64, limits=SCANNING_COSTS)
     assert chosen.path is SearchPath.EXACT_FILTERED
 
 
@@ -108,7 +111,7 @@ def test_more_candidates_are_rescored_for_more_hits_but_never_more_than_ef_searc
 def test_too_few_found_means_wider_once_and_then_exact():
     first = way(matched=40_000)
     second = wider(first, LIMITS)
-    assert (second.path, second.ef_search) == (SearchPath.HNSW_FILTERED, 1280)
+    assert (second.path, second.ef_search) == (SearchPath.HNSW_FILTERED, 572)
     assert wider(second, LIMITS).path is SearchPath.EXACT_FILTERED
     assert wider(wider(way(), LIMITS), LIMITS).path is SearchPath.EXACT_SCAN
 
