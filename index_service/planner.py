@@ -29,7 +29,7 @@ class SearchPath(StrEnum):
 class PlanLimits:
     """Where one path becomes better than another."""
 
-    rows_a_candidate: float = 35
+    rows_a_candidate: float = 35.0
     """How many scattered rows are scanned in the time that one candidate of ef_search costs along
     the graph: with a filter, the cheaper of both ways is taken."""
     graph_selectivity_min: float = 0.8

@@ -77,7 +77,7 @@ class IndexSettings(ServiceSettings):
         ge=0,
         le=1,
         description="Share of searches that are searched exactly as well, aside, to measure "
-        "recall; none while anybody waits.",
+        "recall; none while anybody waits, or memory is short.",
     )
 
     rows_a_candidate: float = Field(
