@@ -9,7 +9,7 @@ import numpy as np
 
 
 class LockedFile:
-    """A file that stays in the file cache as long as this object lives."""
+    """A file that stays in the file cache until it is closed, or this object goes."""
 
     def __init__(self, path: Path) -> None:
         """Read what is not in memory yet, and lock all of it.
@@ -22,9 +22,19 @@ class LockedFile:
         """
         with path.open("rb") as file:
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self._mapped)
         content = np.frombuffer(self._mapped, dtype=np.uint8)
         libc = ctypes.CDLL(None, use_errno=True)
         # Unlocked when it is unmapped. Source: mlock(2).
         if libc.mlock(ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(content.nbytes)):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
+
+    def close(self) -> None:
+        """Let the kernel take the pages back; closing twice is closing once."""
+        self._mapped.close()
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the file is locked no more."""
+        return self._mapped.closed

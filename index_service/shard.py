@@ -176,8 +176,7 @@ class Shard:
                 got=self.number,
             )
         # 2. There is memory for it beside those that are here.
-        needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
-        self.budget.reserve(generation, needed)
+        self._reserve(generation, manifest)
         # 3. Its files are here, and are what the manifest promises.
         folder = self._store.fetch(generation, manifest, self.number)
         self._verify(folder, manifest, self._verification)
@@ -205,6 +204,16 @@ class Shard:
             _us(warm_s - loaded_s),
         )
 
+    def _reserve(self, generation: int, manifest: Manifest) -> None:
+        """Count a generation in; where it does not fit, others do without what they have locked."""
+        needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
+        try:
+            self.budget.reserve(generation, needed)
+        except ResourceExhausted:
+            if not self._unlock():
+                raise
+            self.budget.reserve(generation, needed)
+
     def _lock(self, generation: int, *paths: Path) -> tuple[LockedFile, ...]:
         """Keep files in memory, if there is room for all of them and the system lets us."""
         size = sum(path.stat().st_size for path in paths)
@@ -218,6 +227,17 @@ class Shard:
         except OSError:
             self.budget.reserve_more(generation, -size)
             return ()
+
+    def _unlock(self) -> bool:
+        """Let the kernel take back what generations here have locked; False if that is nothing."""
+        freed = False
+        for holding in self._holdings.all():
+            for file in holding.loaded.locked if holding.loaded else ():
+                if not file.closed:
+                    file.close()
+                    self.budget.reserve_more(holding.generation, -file.size)
+                    freed = True
+        return freed
 
     def _verify(self, folder: Path, manifest: Manifest, verification: Verification) -> None:
         """Check this shard's files; a damaged copy is fetched anew next time."""

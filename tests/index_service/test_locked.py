@@ -11,6 +11,7 @@ import pytest
 
 from index_service.locked import LockedFile
 from index_service.memory import MemoryBudget, needed_bytes
+from rpc.errors import ResourceExhausted
 from tests.index_service.catalogue import Catalogue, build, manifest_of, open_shard, random_units
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -40,7 +41,9 @@ def locked_kib():
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("locked")
     rng = np.random.default_rng(0)
-    build(Catalogue(random_units(rng, 400), random_units(rng, 4)), folder)
+    catalogue = Catalogue(random_units(rng, 400), random_units(rng, 4))
+    for _ in range(3):
+        build(catalogue, folder)
     return folder
 
 
@@ -99,3 +102,21 @@ def test_without_room_they_are_mapped_and_nothing_else_refused(home):
     shard = open_shard(home, budget=budget)
     assert shard.load(1).loaded.locked == ()
     assert budget.held_bytes == needed
+
+
+def test_what_is_locked_gives_way_to_another_generation(home, may_lock):
+    manifest = manifest_of(home)
+    files = manifest.shards[0].files
+    locked_bytes = files["graph.faiss"].bytes + files["item_ids.arrow"].bytes
+    needed = needed_bytes(manifest, 0, 128)
+    # Room for two generations, or for one with its graph locked and half as much beside it.
+    budget = MemoryBudget(max(2 * needed, needed + 2 * locked_bytes))
+    shard = open_shard(home, budget=budget)
+    first = shard.load(1).loaded
+    assert not any(file.closed for file in first.locked)
+    shard.load(2)
+    assert len(first.locked) == 2
+    assert all(file.closed for file in first.locked)
+    assert budget.held_bytes == 2 * needed
+    with pytest.raises(ResourceExhausted, match="generation 3 needs"):
+        shard.load(3)
