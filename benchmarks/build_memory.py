@@ -24,6 +24,7 @@ import pyarrow as pa
 import typer
 
 from benchmarks.report import machine, resident, write_result
+from index_service.build.generation import DEFAULT_EF_CONSTRUCTION, DEFAULT_M
 from index_service.build.work_folder import (
     EMBED_FILE,
     EXPORT_FILE,
@@ -71,8 +72,10 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder with items, vectors and probe queries.")],
     shards: Annotated[int, typer.Option(help="How many shards to cut into.")],
     items: Annotated[int, typer.Option(help="The first so many items; 0 for all.")] = 0,
-    m: Annotated[int, typer.Option(help="Links a node.")] = 32,
-    ef_construction: Annotated[int, typer.Option(help="Candidates while building.")] = 200,
+    m: Annotated[int, typer.Option(help="Links a node.")] = DEFAULT_M,
+    ef_construction: Annotated[
+        int, typer.Option(help="Candidates while building.")
+    ] = DEFAULT_EF_CONSTRUCTION,
     name: Annotated[str, typer.Option(help="Name of the result file.")] = "build_memory",
 ) -> None:
     """Build a generation and tell what its processes took at their peak."""
