@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from index_service.build.generation import DEFAULT_M
 from tests.index_service.catalogue import Catalogue, random_units
 
 DIM = 64
@@ -55,6 +56,6 @@ def test_a_shard_is_built_in_less_than_twice_its_size(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    # Vectors of 128 bytes, codes of 64, 64 links of 4.
-    assert figures["shard"] >= ITEMS * (128 + 64 + 256)
+    # Vectors of 128 bytes, codes of 64, twice m links of 4.
+    assert figures["shard"] >= ITEMS * (128 + 64 + 8 * DEFAULT_M)
     assert figures["peak"] <= 2 * figures["shard"], figures
