@@ -2,7 +2,7 @@
 
 Graph, vectors and ids are mapped: their pages are the file cache's, which shrinks when others need
 room. What is counted here stays: what attributes are laid out as, numbers of nodes and rows, the
-matches of remembered filters, and a graph that is locked in memory.
+matches of remembered filters, and graph and ids where they are locked in memory.
 """
 
 from collections.abc import Callable
@@ -126,6 +126,12 @@ class MemoryBudget:
                 return False
             self._held[generation] = self._held.get(generation, 0) + more
             return True
+
+    def give_back(self, generation: int, less: int) -> None:
+        """Count out what was reserved in addition, unless the generation was freed meanwhile."""
+        with self._lock:
+            if generation in self._held:
+                self._held[generation] -= less
 
     def free(self, generation: int) -> None:
         """Count a generation out."""

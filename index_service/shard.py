@@ -225,7 +225,7 @@ class Shard:
         try:
             return tuple(LockedFile(path) for path in paths)
         except OSError:
-            self.budget.reserve_more(generation, -size)
+            self.budget.give_back(generation, size)
             return ()
 
     def _unlock(self) -> bool:
@@ -235,7 +235,7 @@ class Shard:
             for file in holding.loaded.locked if holding.loaded else ():
                 if not file.closed:
                     file.close()
-                    self.budget.reserve_more(holding.generation, -file.size)
+                    self.budget.give_back(holding.generation, file.size)
                     freed = True
         return freed
 

@@ -49,6 +49,20 @@ def test_generations_fit_until_the_budget_is_spent():
     assert budget.held_bytes == 60 * MIB
 
 
+def test_what_was_reserved_in_addition_is_given_back_once():
+    budget = MemoryBudget(100 * MIB)
+    budget.reserve(1, 40 * MIB)
+    assert not budget.reserve_more(1, 40 * MIB, spare=21 * MIB)
+    assert budget.reserve_more(1, 40 * MIB, spare=20 * MIB)
+    assert budget.held_bytes == 80 * MIB
+    budget.give_back(1, 40 * MIB)
+    assert budget.held_bytes == 40 * MIB
+    # As where a generation on its way out still has files locked.
+    budget.free(1)
+    budget.give_back(1, 40 * MIB)
+    assert budget.held_bytes == 0
+
+
 def test_without_a_budget_what_is_left_decides():
     left = [80 * MIB]
     budget = MemoryBudget(available=lambda: left[0])
