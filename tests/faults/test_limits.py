@@ -42,9 +42,9 @@ def refused_for_now(failure) -> bool:
 
 @pytest.fixture
 def hurried(cluster):
-    """One call to each service that its caller gives 1 ms."""
+    """One call to each service that its caller gives 1 ms, and that takes longer anywhere."""
     vector = pack(cluster.stored.vectors[0])
-    search = search_pb2.SearchRequest(text="red hat")
+    search = search_pb2.SearchRequest(text=LONG_TEXT, bypass_embedding_cache=True)
     encode = encoder_pb2.EncodeRequest(texts=[LONG_TEXT] * 64, kind=types_pb2.TEXT_KIND_QUERY)
     queries = [index_pb2.ShardQuery(embedding=vector, fetch_k=100)] * 200
     find = index_pb2.IndexServiceSearchRequest(
