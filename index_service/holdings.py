@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_service.generation.manifest import Manifest
-from index_service.locked import LockedFile
 from index_service.segment import Segment
 from rpc.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -31,8 +30,6 @@ class Loaded:
     segment: Segment
     probes: NDArray[np.float32]
     """Probe queries of the whole generation, shape (n, dim)."""
-    locked: tuple[LockedFile, ...] = ()
-    """What stays in memory of the files, where that is possible."""
 
 
 @dataclass(slots=True, eq=False)

@@ -245,7 +245,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
                 generation=generation,
                 load_us=arrival.load_us,
                 warm_us=arrival.warm_us,
-                locked=bool(arrival.loaded.locked),
+                locked_bytes=self._shard.locked_bytes(generation),
             )
             self._warn_of_another_faiss(arrival.loaded.manifest)
         await self._tell()

@@ -17,8 +17,8 @@ from index_service.generation.manifest import (
     shard_folder,
 )
 from index_service.generation.verify import Verification, verify
+from index_service.generation_memory import GenerationMemory
 from index_service.holdings import Hold, Holding, Holdings, Loaded
-from index_service.locked import LockedFile
 from index_service.memory import MemoryBudget, needed_bytes
 from index_service.planner import (
     HITS_MEASURED,
@@ -80,6 +80,7 @@ class Shard:
         self._limits = limits
         self._plan_limits = plan_limits
         self.budget = budget or MemoryBudget()
+        self._memory = GenerationMemory(self.budget, limits.lock_memory)
         self._holdings = Holdings(limits.generations_max)
 
     def search(self, hold: Hold, queries: Sequence[Query], stop: Stop) -> list[Hits]:
@@ -123,7 +124,7 @@ class Shard:
             with _enough_handles(generation):
                 arrival = self._bring(generation)
         except BaseException:
-            self.budget.free(generation)
+            self._memory.free(generation)
             self._holdings.give_up(generation)
             raise
         self._holdings.finish(generation, arrival.loaded)
@@ -133,7 +134,7 @@ class Shard:
         """Drop a generation once the searches that hold it have ended; False when not here."""
         released = self._holdings.release(generation)
         if released:
-            self.budget.free(generation)
+            self._memory.free(generation)
         return released
 
     def verify_late(self, generation: int) -> None:
@@ -151,6 +152,10 @@ class Shard:
     def verifies_late(self) -> bool:
         """Tell whether generations are served before their checksums are checked."""
         return self._verification is Verification.LAZY
+
+    def locked_bytes(self, generation: int) -> int:
+        """Return how much of a generation's files is locked in memory."""
+        return self._memory.locked(generation)
 
     def holdings(self) -> list[Holding]:
         """Return the generations here, coming and going, by number."""
@@ -176,7 +181,8 @@ class Shard:
                 got=self.number,
             )
         # 2. There is memory for it beside those that are here.
-        self._reserve(generation, manifest)
+        needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
+        self._memory.reserve(generation, needed)
         # 3. Its files are here, and are what the manifest promises.
         folder = self._store.fetch(generation, manifest, self.number)
         self._verify(folder, manifest, self._verification)
@@ -190,7 +196,7 @@ class Shard:
             self._limits.filters_cached_max,
         )
         # 5. Where memory gets short, vectors give way: a search needs the fewest pages of these.
-        locked = self._lock(generation, own_folder / GRAPH_FILE, own_folder / ITEM_IDS_FILE)
+        self._memory.lock(generation, [own_folder / GRAPH_FILE, own_folder / ITEM_IDS_FILE])
         loaded_s = time.perf_counter()
         # 6. Probe queries walk the graph, so that the first caller finds it in memory.
         probes = np.load(folder / PROBES_FILE, allow_pickle=False)
@@ -199,45 +205,10 @@ class Shard:
         search_segment(segment, queries, manifest.gate.effort, self._plan_limits, _never)
         warm_s = time.perf_counter()
         return Arrival(
-            Loaded(manifest, segment, probes, locked),
+            Loaded(manifest, segment, probes),
             _us(loaded_s - started_s),
             _us(warm_s - loaded_s),
         )
-
-    def _reserve(self, generation: int, manifest: Manifest) -> None:
-        """Count a generation in; where it does not fit, others do without what they have locked."""
-        needed = needed_bytes(manifest, self.number, self._limits.filters_cached_max)
-        try:
-            self.budget.reserve(generation, needed)
-        except ResourceExhausted:
-            if not self._unlock():
-                raise
-            self.budget.reserve(generation, needed)
-
-    def _lock(self, generation: int, *paths: Path) -> tuple[LockedFile, ...]:
-        """Keep files in memory, if there is room for all of them and the system lets us."""
-        size = sum(path.stat().st_size for path in paths)
-        if not self._limits.lock_memory:
-            return ()
-        # Something stays for what the kernel takes back at will: it would kill the process else.
-        if not self.budget.reserve_more(generation, size, spare=size // 2):
-            return ()
-        try:
-            return tuple(LockedFile(path) for path in paths)
-        except OSError:
-            self.budget.give_back(generation, size)
-            return ()
-
-    def _unlock(self) -> bool:
-        """Let the kernel take back what generations here have locked; False if that is nothing."""
-        freed = False
-        for holding in self._holdings.all():
-            for file in holding.loaded.locked if holding.loaded else ():
-                if not file.closed:
-                    file.close()
-                    self.budget.give_back(holding.generation, file.size)
-                    freed = True
-        return freed
 
     def _verify(self, folder: Path, manifest: Manifest, verification: Verification) -> None:
         """Check this shard's files; a damaged copy is fetched anew next time."""

@@ -87,11 +87,11 @@ def test_graph_and_ids_are_locked_where_there_is_room_and_counted(home, may_lock
     before = locked_kib()
     budget = MemoryBudget(needed + locked_bytes * 3 // 2)
     shard = open_shard(home, budget=budget)
-    assert len(shard.load(1).loaded.locked) == 2
+    shard.load(1)
+    assert shard.locked_bytes(1) == locked_bytes
     assert budget.held_bytes == needed + locked_bytes
     assert locked_kib() > before
     shard.release(1)
-    gc.collect()
     assert locked_kib() == before
     assert budget.held_bytes == 0
 
@@ -100,7 +100,8 @@ def test_without_room_they_are_mapped_and_nothing_else_refused(home):
     needed = needed_bytes(manifest_of(home), 0, 128)
     budget = MemoryBudget(needed + 1_000)
     shard = open_shard(home, budget=budget)
-    assert shard.load(1).loaded.locked == ()
+    shard.load(1)
+    assert shard.locked_bytes(1) == 0
     assert budget.held_bytes == needed
 
 
@@ -112,11 +113,10 @@ def test_what_is_locked_gives_way_to_another_generation(home, may_lock):
     # Room for two generations, or for one with its graph locked and half as much beside it.
     budget = MemoryBudget(max(2 * needed, needed + 2 * locked_bytes))
     shard = open_shard(home, budget=budget)
-    first = shard.load(1).loaded
-    assert not any(file.closed for file in first.locked)
+    shard.load(1)
+    assert shard.locked_bytes(1) == locked_bytes
     shard.load(2)
-    assert len(first.locked) == 2
-    assert all(file.closed for file in first.locked)
+    assert shard.locked_bytes(1) == 0
     assert budget.held_bytes == 2 * needed
     with pytest.raises(ResourceExhausted, match="generation 3 needs"):
         shard.load(3)
