@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class Ground:
         same_title: the items that answer a query count as one.
         cache: folder of embeddings and scores of pairs.
         encoders, scorers: those that are open, by source.
+        graphs: HNSW graphs that are built, by source and dimensions of their items.
     """
 
     collection: Collection
@@ -67,12 +69,25 @@ class Ground:
     cache: Path
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
     scorers: dict[str, PairScorer] = field(default_factory=dict)
+    graphs: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def encoder(self, source: str) -> TextEncoder:
         """Return an encoder, opened once."""
         if source not in self.encoders:
             self.encoders[source] = open_encoder(source)
         return self.encoders[source]
+
+    def graph(self, holder: str, items: Floats) -> Any:
+        """Return an HNSW graph over items, built once for every ef_search.
+
+        Args:
+            holder: source of the encoder of the items.
+            items: float32, their vectors, shape (n, dim).
+        """
+        key = (holder, items.shape[1])
+        if key not in self.graphs:
+            self.graphs[key] = hnsw_graph(items)
+        return self.graphs[key]
 
     def worth_on_dev(self, hits: Hits) -> float:
         """Return recall@10 of what was found for the queries of dev."""
@@ -149,7 +164,7 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
             p50_ms,
         )
     ef_search = int(system.options["ef_search"])
-    approximate = hnsw_search(items, ef_search)
+    approximate = hnsw_search(ground.graph(system.items or system.source, items), ef_search)
     vectors = vectors_of(ground.collection.query_texts)
     kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
     return Opened(
@@ -165,19 +180,26 @@ def _timed(ground: Ground, encoder: TextEncoder) -> list[str]:
     return [encoder.prompts["query"] + text for text in texts]
 
 
-def hnsw_search(items: Floats, ef_search: int) -> Callable[[Floats], Hits]:
-    """Return a search through an HNSW graph over full vectors; ties by row."""
+def hnsw_graph(items: Floats) -> Any:
+    """Return a FAISS HNSW graph over full vectors of shape (n, dim)."""
     import faiss
 
-    index = faiss.IndexHNSWFlat(items.shape[1], HNSW_M, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
-    index.add(np.ascontiguousarray(items))
+    graph = faiss.IndexHNSWFlat(items.shape[1], HNSW_M, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+    graph.add(np.ascontiguousarray(items))
+    return graph
+
+
+def hnsw_search(graph: Any, ef_search: int) -> Callable[[Floats], Hits]:
+    """Return a search through a graph of `hnsw_graph`; ties by row."""
+    import faiss
+
     # FAISS widens ef_search to the number of hits: fewer are asked for where it is smaller.
-    asked = min(HITS_MAX, len(items), ef_search)
+    asked = min(HITS_MAX, graph.ntotal, ef_search)
     options = faiss.SearchParametersHNSW(efSearch=ef_search)
 
     def search(queries: Floats) -> Hits:
-        scores, rows = index.search(np.ascontiguousarray(queries), asked, params=options)
+        scores, rows = graph.search(np.ascontiguousarray(queries), asked, params=options)
         return Hits(rows, scores)
 
     return search

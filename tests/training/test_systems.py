@@ -9,7 +9,15 @@ from training.evaluate import EvaluateOptions, compare
 from training.fusion import Hits, ranked, reciprocal_ranks, weighted_scores
 from training.ranking import exact_top_k
 from training.system_notation import parse_systems
-from training.systems import Ground, ann_recall, first_dims, hnsw_search, open_system, typed_for
+from training.systems import (
+    Ground,
+    ann_recall,
+    first_dims,
+    hnsw_graph,
+    hnsw_search,
+    open_system,
+    typed_for,
+)
 
 
 def hits(*queries):
@@ -102,11 +110,22 @@ def test_a_side_that_weighs_nothing_changes_no_order(left, right):
 def test_a_hnsw_search_as_wide_as_its_items_is_exact():
     items, queries = unit(120, 8, 1), unit(20, 8, 2)
     exact = exact_top_k(queries, items, 10)[0]
-    assert ann_recall(hnsw_search(items, 120)(queries).rows, exact) == 1.0
-    narrow = hnsw_search(items, 16)(queries)
+    graph = hnsw_graph(items)
+    assert ann_recall(hnsw_search(graph, 120)(queries).rows, exact) == 1.0
+    narrow = hnsw_search(graph, 16)(queries)
     assert narrow.rows.shape == (20, 16)
     assert ann_recall(narrow.rows, exact) > 0.9
     assert (np.diff(narrow.scores, axis=1) <= 0).all()
+
+
+def test_a_graph_is_built_once_for_every_ef_search(tiny_model, tiny_data, tmp_path):
+    ground = Ground(load_collection(tiny_data, "test"), None, same_title=True, cache=tmp_path)
+    options = {"a": "ef_search=8", "b": "ef_search=64", "c": "ef_search=8&dim=8"}
+    written = [f"{name}={tiny_model}?{each}" for name, each in options.items()]
+    opened = {each.name: open_system(each, ground, {}) for each in parse_systems(written)}
+    assert len(ground.graphs) == 2
+    shapes = {name: system.search(["rain boots"]).rows.shape for name, system in opened.items()}
+    assert shapes == {"a": (1, 8), "b": (1, 24), "c": (1, 8)}
 
 
 def test_first_dimensions_are_made_unit_again():
