@@ -107,6 +107,14 @@ def build(
     required_recall: Annotated[
         float | None, typer.Option(help="Least ann_recall@10 to promote with.")
     ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.txt",
+            help="Queries that shoppers ask, one a line: recall is measured with them, and the "
+            "least effort chosen that finds enough; words of titles when left out.",
+        ),
+    ] = None,
     tune: Annotated[
         bool,
         typer.Option(
@@ -146,6 +154,7 @@ def build(
         ef_construction=ef_construction,
         code_dim=code_dim,
         required_recall=required_recall,
+        queries=queries,
         tune=tune,
         ray=ray,
         promote=promote,

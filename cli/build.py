@@ -46,6 +46,7 @@ class BuildOptions:
     ef_construction: int | None = None
     code_dim: int | None = None
     required_recall: float | None = None
+    queries: Path | None = None
     tune: bool = False
     ray: str = ""
     promote: bool = False
@@ -150,6 +151,10 @@ def copy_bundle(home: Home, bundle: Path) -> str:
 def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
     catalog = options.catalog or home.catalog_url
     _require_files(options.items)
+    if options.queries and not options.queries.is_file():
+        raise CommandError(
+            f"there is no file {options.queries}; --queries names a text file, one query a line"
+        )
     encoder_id = copy_bundle(home, options.bundle)
     work = home.builds / _key(catalog, encoder_id)
     work.mkdir(parents=True, exist_ok=True)
@@ -183,7 +188,7 @@ def _stages(
     export = ["--out", f"{work}"]
     embed = ["--bundle", f"{bundle}", "--items", f"{work / 'items.arrow'}"]
     embed += ["--cache", f"{home.embeddings}", "--out", f"{work}"]
-    embed += command_line({"--ray": options.ray or None})
+    embed += command_line({"--ray": options.ray or None, "--queries": options.queries})
     index = ["--work", f"{work}", "--generations", f"{home.generations}"]
     index += ["--shards", f"{options.shards}", *_index_options(options)]
     stages = [

@@ -6,7 +6,7 @@
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from encoder_service.bundle import EncoderBundle, load_bundle
 from encoder_service.embed_workers import embed_workers, load_checked
 from encoder_service.encoder import Encoder
 from encoder_service.item_text import ItemTemplate
+from encoder_service.probe_queries import PROBE_SEED, read_queries, words_of
 from encoder_service.settings import ReferenceSettings
 from encoder_service.vector_cache import Hashes, VectorCache, hashes_of
 from protos.vitrine.v1.types_pb2 import Item
@@ -36,8 +37,7 @@ VECTORS_FILE = "vectors.f16"
 PROBES_FILE = "probes.npy"
 EMBED_FILE = "embed.json"
 NUM_PROBES_MAX = 256
-PROBE_SEED = 1
-PROBE_WORDS = (2, 5)
+NUM_QUERIES_MAX = 512
 # Texts held in memory at once, sorted by length within.
 WINDOW_TEXTS = 16_384
 # Texts that one worker embeds before they are written.
@@ -73,6 +73,7 @@ def embed(
     out: Path,
     ray: str = "",
     limits: ReferenceSettings | None = None,
+    queries: Path | None = None,
 ) -> dict[str, Any]:
     """Write vectors.f16, probes.npy and embed.json; return what was done.
 
@@ -84,16 +85,23 @@ def embed(
         ray: address of the Ray cluster that embeds; empty for this machine's cores.
         limits: how close to its recorded vectors the bundle must come wherever it embeds; None
             takes them from the environment, as the service does.
+        queries: file of the queries that recall is to be measured with, one a line; None makes
+            some of words of titles.
 
     Raises:
         DataLoss: the bundle or the items file is damaged.
         CommandError: the items file is missing, or the cluster; or the bundle makes other vectors
-            on a processor than it should.
+            on a processor than it should; or there are no queries in their file.
     """
     started_s = time.perf_counter()
     items = open_items(items_path)
     out.mkdir(parents=True, exist_ok=True)
-    identity = {"encoder_id": bundle.encoder_id, "items_xxh3": _file_hash(items_path)}
+    given = read_queries(queries, NUM_QUERIES_MAX) if queries else []
+    identity = {
+        "encoder_id": bundle.encoder_id,
+        "items_xxh3": _file_hash(items_path),
+        "queries_xxh3": _queries_hash(given),
+    }
     if _is_done(out, identity, items.count, bundle.dim):
         # What the bundle says beside its identity may have changed since.
         _write_description(out, bundle, items.count, identity)
@@ -105,7 +113,7 @@ def embed(
     cache = VectorCache(cache_folder, bundle.dim)
     embedded = _embed_missing(encoder, items, hashes, cache, ray, limits)
     _write_vectors(out, hashes, VectorCache(cache_folder, bundle.dim))
-    _write_probes(out, items, encoder)
+    _write_probes(out, encoder, given or _words_of_titles(items))
     _write_description(out, bundle, items.count, identity)
     return _result(bundle, items.count, embedded, items.count - embedded, started_s)
 
@@ -129,18 +137,6 @@ def open_items(path: Path) -> Items:
     except pa.ArrowInvalid as exc:
         raise DataLoss(str(path), f"is not an Arrow file: {exc}") from exc
     return Items(path, batches, sum(counts))
-
-
-def probe_text(title: str, rng: np.random.Generator) -> str:
-    """Return a short query made of some words of a title, in their order.
-
-    >>> probe_text("Navy Rain Boots", np.random.default_rng(0)).split()[-1] in "Navy Rain Boots"
-    True
-    """
-    words = title.split()
-    count = min(len(words), int(rng.integers(PROBE_WORDS[0], PROBE_WORDS[1] + 1)))
-    kept = sorted(rng.choice(len(words), size=count, replace=False))
-    return " ".join(words[place] for place in kept)
 
 
 def _hash_items(items: Items, bundle: EncoderBundle) -> Hashes:
@@ -241,20 +237,29 @@ def _write_vectors(out: Path, hashes: Hashes, cache: VectorCache) -> None:
     sync_folder(out)
 
 
-def _write_probes(out: Path, items: Items, encoder: Encoder) -> None:
-    """Write vectors of short queries made from sampled titles: float32, shape (n <= 256, dim)."""
+def _write_probes(out: Path, encoder: Encoder, queries: Sequence[str]) -> None:
+    """Write the vectors of probe queries: float32, shape (n, dim)."""
+    prompt = encoder.bundle.prompts.query
+    with progress_bar("embedding probe queries", total=len(queries)) as advance:
+        vectors = np.empty((len(queries), encoder.bundle.dim), dtype=np.float32)
+        for start in range(0, len(queries), PORTION_TEXTS):
+            some = queries[start : start + PORTION_TEXTS]
+            vectors[start : start + len(some)] = encoder.encode([prompt + each for each in some])
+            advance(len(some))
+    # Into memory first: NumPy's own writing to a file does not say why it failed.
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    replace_file(out / PROBES_FILE, content.getvalue())
+
+
+def _words_of_titles(items: Items) -> list[str]:
+    """Return short queries made of some of the items' titles, spread over all of them."""
     rng = np.random.default_rng(PROBE_SEED)
     count = min(items.count, NUM_PROBES_MAX)
     rows = np.sort(rng.choice(max(items.count, 1), size=count, replace=False))
     starts = _batch_starts(items)
     titles = [items.title(int(row), starts) for row in rows]
-    prompt = encoder.bundle.prompts.query
-    with progress_bar("embedding probe queries", total=None):
-        vectors = encoder.encode([prompt + probe_text(title, rng) for title in titles])
-    # Into memory first: NumPy's own writing to a file does not say why it failed.
-    content = io.BytesIO()
-    np.save(content, vectors, allow_pickle=False)
-    replace_file(out / PROBES_FILE, content.getvalue())
+    return [words_of(title, rng) for title in titles]
 
 
 def _batch_starts(items: Items) -> NDArray[np.int64]:
@@ -292,6 +297,10 @@ def _is_done(out: Path, identity: dict[str, str], count: int, dim: int) -> bool:
     return same and probes and size == count * dim * 2
 
 
+def _queries_hash(queries: Sequence[str]) -> str:
+    return xxhash.xxh3_128_hexdigest("\n".join(queries).encode()) if queries else ""
+
+
 def _file_hash(path: Path) -> str:
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
@@ -327,6 +336,12 @@ def main(
             "its machines must see the bundle at the same path.",
         ),
     ] = "",
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            help="Queries to measure recall with, one a line; words of titles when left out."
+        ),
+    ] = None,
 ) -> None:
     """Embed a catalogue."""
     # The threads here already fill every core.
@@ -334,7 +349,7 @@ def main(
     with errors_as_sentences():
         with progress_bar("checking the bundle", total=None):
             loaded = load_bundle(bundle)
-        print_result(embed(loaded, items, cache, out, ray))
+        print_result(embed(loaded, items, cache, out, ray, queries=queries))
 
 
 if __name__ == "__main__":

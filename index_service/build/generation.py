@@ -214,7 +214,7 @@ def _measure(
         ShardsMeasured(workers, staging, items, work.encoder.dim), required_recall, len(items)
     )
     warn_below(gate)
-    return gate
+    return replace(gate, queries_given=work.queries_given)
 
 
 def _manifest(

@@ -150,6 +150,7 @@ def _make(source: Path, old: Manifest, staging: Path, num_shards: int, number: i
         measure = ShardsMeasured(workers, staging, items, old.encoder.dim)
         gate = choose(measure, old.gate.required_ann_recall_at_10, num_shards)
     warn_below(gate)
+    gate = replace(gate, queries_given=old.gate.queries_given)
     return _manifest(old, staging, items, gate, number)
 
 

@@ -44,6 +44,8 @@ class WorkFolder:
     seq: int
     encoder: EncoderEntry
     compatible_query_encoders: tuple[dict[str, Any], ...]
+    queries_given: bool
+    """Probe queries were given, not made of titles."""
 
     @classmethod
     def open(cls, folder: Path) -> "WorkFolder":
@@ -64,6 +66,7 @@ class WorkFolder:
                 item_template=embed["item_template"],
             ),
             compatible_query_encoders=tuple(embed.get("compatible_query_encoders", ())),
+            queries_given=bool(embed.get("queries_xxh3")),
         )
         counts = {EMBED_FILE: embed["items"], ITEMS_FILE: work.count_rows()}
         for name, count in counts.items():

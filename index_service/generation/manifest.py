@@ -102,6 +102,8 @@ class GateEntry:
     """Candidates rescored for ten hits."""
     first_try: FirstTry | None = None
     """What searches for ten hits begin with; recall and time were measured with it."""
+    queries_given: bool = False
+    """Measured with queries that were given to the build, not with words of titles."""
 
     @property
     def effort(self) -> Effort:

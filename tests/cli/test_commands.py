@@ -163,11 +163,14 @@ def test_a_second_build_is_refused(vitrine, home, bundle):
 
 
 @pytest.mark.parametrize(
-    ("items", "words"),
-    [(["nothing.jsonl"], "there is no file nothing.jsonl"), ([], "is no encoder bundle")],
+    ("options", "words"),
+    [
+        (["--items", "nothing.jsonl"], "there is no file nothing.jsonl"),
+        (["--queries", "nothing.txt"], "there is no file nothing.txt; --queries names a text file"),
+        ([], "is no encoder bundle"),
+    ],
 )
-def test_a_build_names_what_is_missing(vitrine, home, tmp_path, items, words):
-    options = ["--items", *items] if items else []
+def test_a_build_names_what_is_missing(vitrine, home, tmp_path, options, words):
     ran = vitrine("build", *options, "--bundle", tmp_path / "none", "--home", home.path)
     assert ran.status == 1
     assert words in ran.err

@@ -195,6 +195,26 @@ def test_empty_catalogue_gives_empty_vectors(tmp_path, minilm_bundle):
     assert np.load(tmp_path / "out" / "probes.npy").shape == (0, 384)
 
 
+def test_given_queries_are_the_probes_and_others_are_noticed(tmp_path, minilm_bundle, encoder):
+    bundle = load_bundle(minilm_bundle)
+    items = write_items(tmp_path / "items.arrow", titles(130))
+    queries = tmp_path / "queries.txt"
+
+    def probes_with(lines):
+        queries.write_text("\n".join(lines))
+        result = embed(bundle, items, tmp_path / "cache", tmp_path / "out", queries=queries)
+        return result["embedded"], np.load(tmp_path / "out" / "probes.npy")
+
+    embedded, probes = probes_with(["warm boots", "a lamp"])
+    assert embedded == 130
+    np.testing.assert_array_equal(probes, encoder.encode(["warm boots", "a lamp"]))
+    embedded, probes = probes_with(["a lamp", "boots", "warm"])
+    assert embedded == 0
+    np.testing.assert_array_equal(probes, encoder.encode(["a lamp", "boots", "warm"]))
+    embed(bundle, items, tmp_path / "cache", tmp_path / "out")
+    assert len(np.load(tmp_path / "out" / "probes.npy")) == 130
+
+
 def test_missing_and_damaged_items_files_are_sentences(tmp_path, minilm_bundle):
     bundle = load_bundle(minilm_bundle)
     with pytest.raises(CommandError, match="there is no items file"):

@@ -43,6 +43,7 @@ class Catalogue:
     probes: np.ndarray
     attributes: list[dict[str, Any]] = field(default_factory=list)
     item_ids: list[str] = field(default_factory=list)
+    queries_given: bool = False
 
     def __post_init__(self):
         self.vectors = self.vectors.astype(np.float16)
@@ -70,6 +71,7 @@ class Catalogue:
             "dim": self.vectors.shape[1],
             "item_template": "{title}",
             "items": len(items),
+            "queries_xxh3": "0123" if self.queries_given else "",
             "compatible_query_encoders": [{"encoder_id": "encoder-b", "recall": 0.99}],
         }
         (folder / "embed.json").write_bytes(orjson.dumps(embed))

@@ -83,6 +83,7 @@ def test_the_gate_chooses_the_smallest_ef_search_that_reaches_the_recall(tmp_pat
     gate = manifest_of(tmp_path, 2).gate
     assert gate.passed
     assert gate.probes == 32
+    assert not gate.queries_given
     assert gate.search_p50_us > 0
 
 

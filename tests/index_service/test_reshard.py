@@ -68,6 +68,7 @@ def test_any_resharding_gives_the_same_exact_answers(before, after, count, seed)
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_resharding_writes_the_files_that_a_build_would(tmp_path, after):
     catalogue = random_catalogue(400)
+    catalogue.queries_given = True
     build(catalogue, tmp_path, num_shards=2)
     built = build(catalogue, tmp_path, num_shards=after)
     made = reshard(tmp_path / "generations", 1, after)
@@ -79,6 +80,8 @@ def test_resharding_writes_the_files_that_a_build_would(tmp_path, after):
         assert path.endswith("attributes.arrow") or one[path] == two[path], path
     old, new = manifest_of(tmp_path, 1), manifest_of(tmp_path, 3)
     assert (new.seq, new.encoder, new.index) == (old.seq, old.encoder, old.index)
+    assert old.gate.queries_given
+    assert new.gate.queries_given
     assert verify(tmp_path / "generations" / "000003", new) == new.size_bytes
 
 

@@ -191,10 +191,17 @@ def test_an_interrupted_build_embeds_nothing_twice(minilm_bundle, sample_file, t
     assert embedded["reused"] == 600 - embedded["embedded"]
     assert vectors_cached(home) == distinct, "each text is there once"
 
-    again = succeed(build(home, minilm_bundle, *options)).document
+    queries = tmp_path / "queries.txt"
+    queries.write_text("rain boots\nsilver watch\n")
+    again = succeed(build(home, minilm_bundle, *options, "--queries", queries)).document
     assert again["stages"]["ingest"]["items_unchanged"] == 600
     assert again["stages"]["embed"]["embedded"] == 0
     assert again["generation"] == 2
+    gates = [
+        orjson.loads((home / "generations" / number / "manifest.json").read_bytes())["gate"]
+        for number in ("000001", "000002")
+    ]
+    assert [(gate["probes"], gate["queries_given"]) for gate in gates] == [(256, False), (2, True)]
 
 
 def test_a_whole_build_on_a_ray_cluster_writes_what_this_machine_would(minilm_bundle, tmp_path):
