@@ -16,7 +16,7 @@ from encoder_service.session import Session
 from encoder_service.tokenizer import Tokenizer
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from tests.encoder_service.cross_encoder import MAX_TOKENS
-from tests.encoder_service.test_service import logged
+from tests.encoder_service.test_process import logged
 
 SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.SERVING,

@@ -1,5 +1,6 @@
-"""A real PostgreSQL server, started from its own binaries for the tests that need one."""
+"""A real PostgreSQL server, started from its own binaries, and files and catalogues to ingest."""
 
+import gzip
 import os
 import pwd
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+
+from tests.gateway.ingesting import Write, line_of
 
 START_TIMEOUT_S = 30
 
@@ -153,3 +156,21 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path}/catalog.sqlite"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write lines (objects as JSON, bytes and text as they are) to a file."""
+
+    def writeline_ofs(*lines: object, name: str = "items.jsonl") -> Path:
+        content = b"".join(line_of(line) for line in lines)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return path
+
+    return writeline_ofs
