@@ -1,6 +1,7 @@
 """How near a system's vectors are to full precision, and what they find of what was judged."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.encoder_worker import Worker
+from rpc.terminal import progress_bar
 from training.beir import Collection
 from training.ranking import evaluate_vectors
 
 Floats = NDArray[np.float32]
 Bases = dict[str, Mapping[str, float]]
 Embed = Callable[[Sequence[str]], Floats]
+
+
+_PORTION_TEXTS = 1_000
+"""What an interrupted run loses of a corpus at most."""
 
 
 class EmbeddingsCache:
@@ -33,12 +39,30 @@ class EmbeddingsCache:
         """Return vectors, made by the worker unless they are there."""
         path = self.path(model, texts)
         if not path.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            portions = self._portions(path.with_suffix(".portions"), model, texts, worker)
             aside = path.with_suffix(".part.npy")
-            worker.embed(texts, aside)
+            np.save(aside, np.concatenate([np.load(portion) for portion in portions]))
             aside.rename(path)
+            shutil.rmtree(path.with_suffix(".portions"))
         found: Floats = np.load(path)
         return found
+
+    def _portions(
+        self, folder: Path, model: str, texts: Sequence[str], worker: Worker
+    ) -> list[Path]:
+        """Return files of the vectors of some texts each; those that are there are kept."""
+        folder.mkdir(parents=True, exist_ok=True)
+        portions = []
+        with progress_bar(f"embedding by {model[:12]}", total=len(texts)) as advance:
+            for start in range(0, len(texts), _PORTION_TEXTS):
+                some = texts[start : start + _PORTION_TEXTS]
+                portions.append(folder / f"{start}.npy")
+                if not portions[-1].exists():
+                    aside = folder / "aside.npy"
+                    worker.embed(some, aside)
+                    aside.rename(portions[-1])
+                advance(len(some))
+        return portions
 
 
 def content_hash(*paths: Path) -> str:

@@ -59,6 +59,23 @@ def test_vectors_are_made_once_for_a_model_and_texts(tmp_path):
     assert worker.asked == 3
 
 
+def test_an_interrupted_run_keeps_the_portions_that_are_done(tmp_path):
+    class StoppedWorker(CountingWorker):
+        def embed(self, texts, out):
+            if self.asked == 2:
+                raise KeyboardInterrupt
+            super().embed(texts, out)
+
+    cache, worker = EmbeddingsCache(tmp_path), CountingWorker()
+    texts = ["x" * (number % 7) for number in range(3_500)]
+    with pytest.raises(KeyboardInterrupt):
+        cache.embedded("model", texts, StoppedWorker())
+    found = cache.embedded("model", texts, worker)
+    assert worker.asked == 2
+    assert found.ravel().tolist() == [len(text) for text in texts]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".npy"]
+
+
 def test_loss_is_what_full_precision_finds_and_the_system_does_not():
     collection = Collection(
         name="two",
