@@ -19,6 +19,7 @@ class EvalOptions:
     masked: bool
     cache: Path
     record: bool = False
+    dev_queries: int = 0
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
@@ -33,4 +34,5 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     arguments += [part for system in options.systems for part in ("--system", system)]
     arguments += ["--masked"] if options.masked else []
     arguments += ["--record"] if options.record else []
+    arguments += ["--dev-queries", f"{options.dev_queries}"]
     return run_stage("training.evaluate", arguments).values

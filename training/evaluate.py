@@ -20,7 +20,7 @@ import typer
 
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training import bundle_records
-from training.beir import Collection, load_collection
+from training.beir import Collection, load_collection, narrow
 from training.cases import write_cases
 from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
@@ -33,6 +33,7 @@ MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@
 RESULTS_FILE = "results.json"
 LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
 SEGMENT_QUERIES_MIN = 30
+_DEV_SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class EvaluateOptions:
     baseline: str = ""
     masked: bool = False
     record: bool = False
+    dev_queries: int = 0
+    """Weights are tuned on so many queries of dev; 0 for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
     dev = None
     if (options.data / "qrels" / "dev.tsv").is_file() and options.split != "dev":
         dev = load_collection(options.data, "dev")
+        if options.dev_queries:
+            dev = narrow(dev, len(dev.item_ids), options.dev_queries, _DEV_SEED)
     if options.masked:
         collection = with_masked_queries(collection, topics)
         dev = with_masked_queries(dev, topics) if dev else None
@@ -278,11 +283,14 @@ def main(
             help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
         ),
     ] = False,
+    dev_queries: Annotated[
+        int, typer.Option(min=0, help="Tune on so many queries of dev, drawn at random; 0: all.")
+    ] = 0,
 ) -> None:
     """Compare systems on a data set."""
     with errors_as_sentences():
         results = compare(
-            EvaluateOptions(data, system, out, cache, split, baseline, masked, record)
+            EvaluateOptions(data, system, out, cache, split, baseline, masked, record, dev_queries)
         )
         recalls = {
             name: round(found["measures"][TUNED_ON]["mean"], 4)

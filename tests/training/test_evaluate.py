@@ -59,6 +59,15 @@ def test_masked_queries_are_asked_in_place_of_the_reviews(data, tmp_path):
     assert first == ["i1", "i1", "i1"]  # nothing matches: all score 0, ties by row
 
 
+@pytest.mark.parametrize(("asked", "tuned_on"), [(0, 3), (2, 2), (9, 3)])
+def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
+    data, tmp_path, asked, tuned_on
+):
+    results = compared(data, tmp_path / "out", "bm25", dev_queries=asked)
+    assert (results["dev"]["queries"], results["dev"]["items"]) == (tuned_on, len(ITEMS))
+    assert results["queries"] == 3
+
+
 def test_a_baseline_that_is_no_system_is_refused(data, tmp_path):
     with pytest.raises(CommandError, match="baseline is 'bert'; allowed lexical"):
         compared(data, tmp_path / "out", "lexical=bm25", baseline="bert")
