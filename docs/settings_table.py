@@ -7,6 +7,7 @@ the page is not what this would write.
 """
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -75,6 +76,8 @@ def _default(field: FieldInfo) -> str:
 def _allowed(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    if isinstance(field.annotation, type) and issubclass(field.annotation, StrEnum):
+        return ", ".join(f"`{value}`" for value in field.annotation)
     if field.annotation is bool:
         return "`true`, `false`"
     bounds = [

@@ -49,7 +49,8 @@ class GatewaySettings(ServiceSettings):
     )
     startup_grace_s: Seconds = Field(
         10.0,
-        description="How long a starting gateway waits for all shards before it serves with some.",
+        description="How long a starting gateway waits for shards that cannot be reached before it "
+        "serves without them.",
     )
 
     encode_calls_max: int = Field(2, ge=1, description="Encode calls in flight at once.")
@@ -60,7 +61,10 @@ class GatewaySettings(ServiceSettings):
         64, ge=1, le=256, description="Most queries that share a shard call."
     )
     waiting_max: int = Field(
-        2048, ge=1, description="Queries waiting for the encoder or a shard; more are refused."
+        2048,
+        ge=1,
+        description="Queries waiting for the encoder, for one shard or for the catalogue, in each "
+        "queue; more are refused.",
     )
     hedge: bool = Field(
         True, description="Ask a second replica when the first is slower than its rolling p95."

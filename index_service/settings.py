@@ -37,8 +37,9 @@ class IndexSettings(ServiceSettings):
     memory_budget_bytes: int = Field(
         0,
         ge=0,
-        description="Memory that all generations held may take, files that are mapped not counted; "
-        "0 for what machine and container have left. A generation that needs more is refused.",
+        description="Memory that all generations held may take, files that are mapped not counted "
+        "unless they are locked; 0 for what machine and container have left. A generation that "
+        "needs more is refused.",
     )
     lock_memory: bool = Field(
         True,
@@ -96,5 +97,6 @@ class IndexSettings(ServiceSettings):
     ef_filtered_max: int = Field(
         _PLAN.ef_filtered_max,
         ge=16,
-        description="A filter that ef_search would be raised further for is searched exactly.",
+        description="A filter that ef_search would be raised beyond this for, and beyond four "
+        "times what it is without one, is searched exactly.",
     )
