@@ -107,6 +107,8 @@ def embed(
         _write_description(out, bundle, items.count, identity)
         return _result(bundle, items.count, 0, items.count, started_s)
     limits = limits or read_settings(ReferenceSettings, flags=False)
+    # What this says would be of files that are no more.
+    (out / EMBED_FILE).unlink(missing_ok=True)
     encoder = load_checked(bundle, limits)
     cache_folder = cache_folder / _cache_name(bundle, limits)
     hashes = _hash_items(items, bundle)

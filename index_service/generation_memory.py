@@ -6,7 +6,6 @@ from threading import Lock
 
 from index_service.locked import LockedFile
 from index_service.memory import MemoryBudget
-from rpc.errors import ResourceExhausted
 
 
 class GenerationMemory:
@@ -19,17 +18,16 @@ class GenerationMemory:
         self._changing = Lock()
 
     def reserve(self, generation: int, needed: int) -> None:
-        """Count a generation in; where it does not fit, others do without what they have locked.
+        """Count a generation in; where it fits so, others do without what they have locked.
 
         Raises:
-            ResourceExhausted: it does not fit even so.
+            ResourceExhausted: it does not fit even so; what is locked stays so.
         """
-        try:
-            self._budget.reserve(generation, needed)
-        except ResourceExhausted:
-            if not self._unlock_all():
-                raise
-            self._budget.reserve(generation, needed)
+        with self._changing:
+            locked = sum(file.size for files in self._locked.values() for file in files)
+            if not self._budget.fits(needed) and self._budget.fits(needed - locked):
+                self._unlock_all()
+        self._budget.reserve(generation, needed)
 
     def lock(self, generation: int, paths: Sequence[Path]) -> bool:
         """Keep files in memory, if there is room for all of them and the system lets us.
@@ -64,13 +62,10 @@ class GenerationMemory:
         with self._changing:
             return sum(file.size for file in self._locked.get(generation, ()))
 
-    def _unlock_all(self) -> bool:
-        """Let the kernel take back what generations have locked; False if that is nothing."""
-        with self._changing:
-            for generation, files in self._locked.items():
-                for file in files:
-                    file.close()
-                self._budget.give_back(generation, sum(file.size for file in files))
-            freed = bool(self._locked)
-            self._locked.clear()
-            return freed
+    def _unlock_all(self) -> None:
+        """Let the kernel take back what generations have locked."""
+        for generation, files in self._locked.items():
+            for file in files:
+                file.close()
+            self._budget.give_back(generation, sum(file.size for file in files))
+        self._locked.clear()

@@ -103,6 +103,11 @@ class MemoryBudget:
         with self._lock:
             return sum(self._held.values())
 
+    def fits(self, needed: int) -> bool:
+        """Tell whether so much could be counted in now."""
+        with self._lock:
+            return needed <= self._room()
+
     def reserve(self, generation: int, needed: int) -> None:
         """Count a generation in.
 

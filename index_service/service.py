@@ -14,7 +14,7 @@ import psutil
 
 from index_service.executor import Ran, SearchExecutor, Ticket, one_thread_each
 from index_service.generation.manifest import GateEntry, Manifest
-from index_service.holdings import Hold
+from index_service.holdings import Hold, Holding, State
 from index_service.metrics import IndexMetrics
 from index_service.planner import HITS_MEASURED, Effort, PlanLimits
 from index_service.query import Query
@@ -156,9 +156,10 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         """Load a generation beside those already served."""
         generation = _generation(request.generation)
         arrival = await self.load(generation)
-        [holding] = [each for each in self._shard.holdings() if each.generation == generation]
+        # As it was when it had arrived: someone may have waited to release it.
+        loaded = Holding(generation, State.READY, arrival.loaded)
         return index_pb2.IndexServiceLoadGenerationResponse(
-            loaded=holding_message(holding), load_us=arrival.load_us, warm_us=arrival.warm_us
+            loaded=holding_message(loaded), load_us=arrival.load_us, warm_us=arrival.warm_us
         )
 
     async def ReleaseGeneration(

@@ -108,6 +108,7 @@ class _Answering:
         self._context = context
         self._room = asyncio.Semaphore(requests_max)
         self._writing = asyncio.Lock()
+        self._written: int | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def read_all(self) -> None:
@@ -116,7 +117,7 @@ class _Answering:
             if not request.withdrawn:
                 await self._room.acquire()
                 self._start(request)
-            elif task := self._tasks.get(request.number):
+            elif request.number != self._written and (task := self._tasks.get(request.number)):
                 task.cancel()
 
     async def finish(self) -> None:
@@ -145,6 +146,9 @@ class _Answering:
     async def _answer(self, request: exchange_pb2.ExchangeRequest) -> None:
         response = await self._response_to(request)
         async with self._writing:
+            # gRPC writes one message at a time, and goes on with one whose writer has left: the
+            # next would be refused. So an answer that is being written is not withdrawn any more.
+            self._written = request.number
             await self._context.write(response)
 
     async def _response_to(

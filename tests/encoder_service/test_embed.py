@@ -215,6 +215,24 @@ def test_given_queries_are_the_probes_and_others_are_noticed(tmp_path, minilm_bu
     assert len(np.load(tmp_path / "out" / "probes.npy")) == 130
 
 
+def test_work_that_other_work_was_begun_over_is_not_done(tmp_path, minilm_bundle, monkeypatch):
+    bundle = load_bundle(minilm_bundle)
+    one = write_items(tmp_path / "one.arrow", titles(5))
+    other = write_items(tmp_path / "other.arrow", titles(5, start=5))
+    embed(bundle, one, tmp_path / "cache", tmp_path / "out")
+    expected = read_vectors(tmp_path / "out")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("encoder_service.embed._write_probes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed(bundle, other, tmp_path / "cache", tmp_path / "out")
+    embed(bundle, one, tmp_path / "cache", tmp_path / "out")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "out"), expected)
+
+
 def test_missing_and_damaged_items_files_are_sentences(tmp_path, minilm_bundle):
     bundle = load_bundle(minilm_bundle)
     with pytest.raises(CommandError, match="there is no items file"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index_service.generation_memory import GenerationMemory
 from index_service.locked import LockedFile
 from index_service.memory import MemoryBudget, needed_bytes
 from rpc.errors import ResourceExhausted
@@ -103,6 +104,18 @@ def test_without_room_they_are_mapped_and_nothing_else_refused(home):
     shard.load(1)
     assert shard.locked_bytes(1) == 0
     assert budget.held_bytes == needed
+
+
+def test_what_could_not_make_room_stays_locked(home, may_lock):
+    files = manifest_of(home).shards[0].files
+    locked_bytes = files["graph.faiss"].bytes + files["item_ids.arrow"].bytes
+    budget = MemoryBudget(needed_bytes(manifest_of(home), 0, 128) + 2 * locked_bytes)
+    memory = GenerationMemory(budget, lock_files=True)
+    shard_files = home / "generations" / "000001" / "shard-0000"
+    assert memory.lock(1, [shard_files / "graph.faiss", shard_files / "item_ids.arrow"])
+    with pytest.raises(ResourceExhausted, match="generation 2 needs"):
+        memory.reserve(2, 10**12)
+    assert memory.locked(1) == locked_bytes
 
 
 def test_what_is_locked_gives_way_to_another_generation(home, may_lock):
