@@ -5,6 +5,7 @@ A background look once a second keeps it true; searches only read it.
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 
 from gateway.encoder_client import EncoderClient
@@ -12,6 +13,7 @@ from gateway.replica import Replica, probe_all
 from gateway.settings import GatewaySettings
 from gateway.shard_client import ShardClient
 from gateway.view import GenerationView, view_of
+from protos.vitrine.v1 import index_pb2
 from rpc.active import Active, read_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable, VitrineError
@@ -34,6 +36,9 @@ class Cluster:
         self._startup_grace = Deadline.after(settings.startup_grace_s)
         self.became_ready = asyncio.Event()
         self._look_now = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._looked_s = float("-inf")
+        self._num_switches = 0
         self._log = get_logger()
 
     def view(self, generation: int | None = None) -> GenerationView:
@@ -42,7 +47,9 @@ class Cluster:
         Raises:
             VitrineError: no generation is served yet; says what that waits for.
             NotFound: no shard holds the generation asked for.
-            FailedPrecondition: GENERATION_RETIRED, none holds it any more.
+            Unavailable: SHARD_LOADING, it is on its way.
+            FailedPrecondition: GENERATION_RETIRED, none holds it any more; SHARD_COUNT_MISMATCH,
+                these are not all of its shards.
         """
         if self._view is None:
             assert self.blocked_on is not None
@@ -52,10 +59,13 @@ class Cluster:
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
             raise self._not_held(generation)
+        self.require_shard_count(generation, _num_shards(loaded))
         return view_of(loaded)
 
     def _not_held(self, generation: int) -> VitrineError:
-        """Return why a generation cannot be searched: it was once, or it never was."""
+        """Return why a generation cannot be searched: it will be, it was once, or it never was."""
+        if coming := self._coming(generation):
+            return coming
         if all(entry.generation != generation for entry in self.active.history):
             return NotFound("generation", [generation])
         return FailedPrecondition(
@@ -64,6 +74,20 @@ class Cluster:
             expected=self.active.generation,
             got=generation,
         )
+
+    def _coming(self, generation: int) -> Unavailable | None:
+        """Return what to say of a generation that no shard holds yet, if one is loading it."""
+        loading = [shard.shard for shard in self.shards if shard.is_loading(generation)]
+        if not loading:
+            return None
+        return Unavailable(
+            "SHARD_LOADING", f"shards {loading} are still loading generation {generation}"
+        )
+
+    def has_left(self, generation: int) -> bool:
+        """Tell whether promotions have moved on from a generation, so that shards let go of it."""
+        promoted = any(entry.generation == generation for entry in self.active.history)
+        return promoted and generation not in kept_by(self.active)
 
     @property
     def ready(self) -> bool:
@@ -79,8 +103,11 @@ class Cluster:
         while True:
             try:
                 await self.look()
-            except (VitrineError, OSError) as exc:
-                self._log.warning("look at the cluster failed", error=str(exc))
+            except Exception as exc:
+                # An object store's client has errors of its own, and nobody else looks.
+                self._log.warning(
+                    "look at the cluster failed", error=str(exc), kind=type(exc).__name__
+                )
             self._look_now.clear()
             try:
                 async with asyncio.timeout(self._settings.refresh_s):
@@ -89,7 +116,20 @@ class Cluster:
                 continue
 
     async def look(self) -> None:
-        """Resolve names, probe everything, and follow the pointer to the active generation."""
+        """Resolve names, probe everything, and follow the pointer to the active generation.
+
+        Looks follow each other; one that began after this one was asked for is this one, too.
+        """
+        asked_s = time.monotonic()
+        async with self._looking:
+            if self._looked_s > asked_s:
+                return
+            began_s = time.monotonic()
+            await self._look()
+            self._looked_s = began_s
+
+    async def _look(self) -> None:
+        num_switches = self._num_switches
         await self._resolve_replicas()
         timeout_s = self._settings.probe_timeout_s
         replicas = [replica for shard in self.shards for replica in shard.replicas]
@@ -98,16 +138,18 @@ class Cluster:
             self.encoder.probe(timeout_s),
             probe_all(replicas, timeout_s),
         )
-        self.active = active
-        if active.generation:
-            await self._follow(active.generation)
-        else:
-            self.blocked_on = Unavailable("NO_GENERATION", "no generation is promoted yet")
+        # Where this gateway has moved the pointer meanwhile, what was read may be older.
+        if self._num_switches == num_switches:
+            self._follow(active)
 
-    async def _follow(self, generation: int) -> None:
+    def _follow(self, active: Active) -> None:
         """Serve the active generation once it can be served, and keep its view up to date."""
-        if self._view is None or self._view.generation != generation:
-            await self._load_where_missing(generation)
+        self.active = active
+        generation = active.generation
+        if not generation:
+            self.blocked_on = Unavailable("NO_GENERATION", "no generation is promoted yet")
+            return
+        self._load_where_missing(generation)
         try:
             view = self._checked_view(generation)
             if self._view is None:
@@ -116,6 +158,12 @@ class Cluster:
             self.blocked_on = exc
         else:
             self.serve(view)
+
+    def switch(self, active: Active, view: GenerationView) -> None:
+        """Serve what this gateway has made active."""
+        self._num_switches += 1
+        self.active = active
+        self.serve(view)
 
     def serve(self, view: GenerationView) -> None:
         """Switch searches to a generation, in one step."""
@@ -134,7 +182,9 @@ class Cluster:
         """
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
-            raise Unavailable("NO_SHARD", f"no shard holds generation {generation}: {self._why()}")
+            raise self._coming(generation) or Unavailable(
+                "NO_SHARD", f"no shard holds generation {generation}: {self._why()}"
+            )
         for shard in self.shards:
             there = [replica for replica in shard.replicas if replica.reachable]
             if there and not any(replica.holds(generation) for replica in there):
@@ -143,7 +193,7 @@ class Cluster:
                     f"shard {shard.shard} at {there[0].address} is loading generation {generation}",
                 )
         view = view_of(loaded)
-        self.require_fit(view, next(entry.num_shards for entry in loaded if entry is not None))
+        self.require_fit(view, _num_shards(loaded))
         return view
 
     def require_fit(self, view: GenerationView, num_shards: int) -> None:
@@ -152,17 +202,25 @@ class Cluster:
         Raises:
             FailedPrecondition: SHARD_COUNT_MISMATCH or ENCODER_MISMATCH.
         """
+        self.require_shard_count(view.generation, num_shards)
+        encoder_id = self.encoder.description.encoder_id
+        if encoder_id:
+            require_encoder(view, encoder_id)
+
+    def require_shard_count(self, generation: int, num_shards: int) -> None:
+        """Refuse a generation that these shards are only a part of.
+
+        Raises:
+            FailedPrecondition: SHARD_COUNT_MISMATCH.
+        """
         if num_shards != len(self.shards):
             raise FailedPrecondition(
                 "SHARD_COUNT_MISMATCH",
-                f"generation {view.generation} is cut into {num_shards} shards; "
+                f"generation {generation} is cut into {num_shards} shards; "
                 f"this gateway has {len(self.shards)}",
                 expected=len(self.shards),
                 got=num_shards,
             )
-        encoder_id = self.encoder.description.encoder_id
-        if encoder_id:
-            require_encoder(view, encoder_id)
 
     def _require_whole(self, generation: int) -> None:
         """Refuse to start serving without the encoder or, for a while, without all shards.
@@ -178,18 +236,12 @@ class Cluster:
         if missing and not self._startup_grace.passed:
             raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {self._why()}")
 
-    async def _load_where_missing(self, generation: int) -> None:
-        """Make replicas load the active generation when they do not hold it yet."""
-        missing = [
-            replica
-            for shard in self.shards
-            for replica in shard.replicas
-            if replica.reachable and generation not in replica.generations
-        ]
-        loads = (replica.load(generation, self._settings.admin_timeout_s) for replica in missing)
-        for outcome in await asyncio.gather(*loads, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                self._log.warning("a shard cannot load", generation=generation, error=str(outcome))
+    def _load_where_missing(self, generation: int) -> None:
+        """Make replicas load the active generation where they lack it; looks do not wait for it."""
+        for shard in self.shards:
+            for replica in shard.replicas:
+                if replica.reachable and generation not in replica.generations:
+                    replica.start_loading(generation, self._settings.admin_timeout_s)
 
     async def _resolve_replicas(self) -> None:
         """Bring each shard's replicas in line with the addresses that its name has now."""
@@ -229,6 +281,16 @@ def require_encoder(view: GenerationView, encoder_id: str) -> None:
             expected=view.encoder_id,
             got=encoder_id,
         )
+
+
+def kept_by(active: Active) -> set[int]:
+    """Return the generations that stay loaded: the promoted one, and the one for a rollback."""
+    return {active.generation, active.previous}
+
+
+def _num_shards(loaded: Sequence[index_pb2.LoadedGeneration | None]) -> int:
+    """Return into how many shards a generation is cut; at least one must be known."""
+    return next(entry.num_shards for entry in loaded if entry is not None)
 
 
 async def _addresses_of(target: str) -> Sequence[str]:

@@ -5,7 +5,8 @@ grow by themselves, and so the cost of a call is shared just when it matters.
 """
 
 import asyncio
-from collections import defaultdict, deque
+import sys
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ class Batch(Generic[Q]):
 @dataclass(slots=True, eq=False)
 class _Waiter(Generic[Q, A]):
     question: Q
+    num_bytes: int
     deadline: Deadline
     request_id: str
     answer: "asyncio.Future[A]"
@@ -47,6 +49,8 @@ class Coalescer(Generic[Q, A]):
         calls_max: int,
         batch_max: int,
         waiting_max: int,
+        bytes_of: Callable[[Q], int] = lambda _: 0,
+        batch_bytes_max: int = sys.maxsize,
     ) -> None:
         """Make a coalescer.
 
@@ -56,15 +60,20 @@ class Coalescer(Generic[Q, A]):
             calls_max: calls of one group in flight at once.
             batch_max: most questions in a call.
             waiting_max: most questions that wait for a call; further ones are refused.
+            bytes_of: what a question adds to a call, in bytes.
+            batch_bytes_max: most bytes in a call that is shared; a larger question goes alone.
         """
         self._name = name
         self._call = call
         self._calls_max = calls_max
         self._batch_max = batch_max
         self._waiting_max = waiting_max
+        self._bytes_of = bytes_of
+        self._batch_bytes_max = batch_bytes_max
         self._num_waiting = 0
         self._waiting: dict[Hashable, deque[_Waiter[Q, A]]] = defaultdict(deque)
-        self._num_flying: dict[Hashable, int] = defaultdict(int)
+        # Looking a group up leaves nothing behind: a group may have a filter of many kilobytes.
+        self._num_flying: Counter[Hashable] = Counter()
         self._flights: set[asyncio.Task[None]] = set()
 
     def submit(
@@ -82,7 +91,9 @@ class Coalescer(Generic[Q, A]):
                 f"{self._waiting_max} queries wait for the {self._name} already"
             )
         loop = asyncio.get_running_loop()
-        waiter: _Waiter[Q, A] = _Waiter(question, deadline, request_id.get(), loop.create_future())
+        waiter: _Waiter[Q, A] = _Waiter(
+            question, self._bytes_of(question), deadline, request_id.get(), loop.create_future()
+        )
         self._num_waiting += 1
         self._waiting[group].append(waiter)
         # Once the loop comes round, so that questions that arrived together leave together.
@@ -98,13 +109,24 @@ class Coalescer(Generic[Q, A]):
     def _launch_calls(self, group: Hashable) -> None:
         queue = self._waiting[group]
         while queue and self._num_flying[group] < self._calls_max:
-            batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
-            self._num_waiting -= len(batch)
-            still_asked = [waiter for waiter in batch if not waiter.answer.done()]
-            if still_asked:
-                self._launch(group, still_asked)
+            if batch := self._take(queue):
+                self._launch(group, batch)
         if not queue:
             del self._waiting[group]
+
+    def _take(self, queue: deque[_Waiter[Q, A]]) -> list[_Waiter[Q, A]]:
+        """Take the next call's questions off a queue, and those before them that left."""
+        batch: list[_Waiter[Q, A]] = []
+        num_bytes = 0
+        while queue and len(batch) < self._batch_max:
+            if not queue[0].answer.done():
+                num_bytes += queue[0].num_bytes
+                if batch and num_bytes > self._batch_bytes_max:
+                    break
+                batch.append(queue[0])
+            queue.popleft()
+            self._num_waiting -= 1
+        return batch
 
     def _launch(self, group: Hashable, waiters: list[_Waiter[Q, A]]) -> None:
         self._num_flying[group] += 1

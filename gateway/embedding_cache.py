@@ -53,8 +53,9 @@ class EmbeddingCache:
 
         Args:
             key: the encoder that is expected to answer, and the text.
-            encode: starts the encoding; cancelling what it returns withdraws it.
-            timeout_s: how long to wait for it.
+            encode: starts the encoding; cancelling what it returns withdraws it. Others may share
+                it, so unless the cache is bypassed it has to last for the most patient of them.
+            timeout_s: how long this caller waits for it.
             bypass: encode afresh, and keep nothing of it.
 
         Raises:
@@ -75,7 +76,7 @@ class EmbeddingCache:
             self.shared += 1
         self._num_waiting[key] = self._num_waiting.get(key, 0) + 1
         try:
-            embedding = await self._alarms.within(asyncio.shield(encoding), timeout_s)
+            embedding = await self._alarms.within(_own(encoding), timeout_s)
         finally:
             self._leave(key, encoding)
         self._keep(key, embedding)
@@ -104,6 +105,30 @@ class EmbeddingCache:
             if self._in_the_air.get(key) is encoding:
                 del self._in_the_air[key]
             encoding.cancel()
+
+
+def _own(shared: "asyncio.Future[Embedding]") -> "asyncio.Future[Embedding]":
+    """Return a future that ends as the shared one does, and may end sooner without ending it.
+
+    Not asyncio.shield: that breaks when an alarm ends its future in the turn of the loop in which
+    the shared one ends.
+    """
+    own: asyncio.Future[Embedding] = asyncio.get_running_loop().create_future()
+
+    def end(ended: "asyncio.Future[Embedding]") -> None:
+        # Read even where nobody waits any more: an error that nobody reads is logged.
+        error = None if ended.cancelled() else ended.exception()
+        if own.done():
+            return
+        if ended.cancelled():
+            own.cancel()
+        elif error is not None:
+            own.set_exception(error)
+        else:
+            own.set_result(ended.result())
+
+    shared.add_done_callback(end)
+    return own
 
 
 def _size_bytes(key: Key, embedding: Embedding) -> int:

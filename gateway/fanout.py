@@ -81,7 +81,8 @@ async def ask_shards(
     """Ask every shard of a generation; those that are late or gone are part of the answer.
 
     Raises:
-        InvalidArgument, FailedPrecondition: a shard refused the question itself.
+        InvalidArgument, FailedPrecondition: a shard refused the question itself; or
+            GENERATION_RETIRED, no shard answered, or those that did were about to let go of it.
         Unavailable: no shard answered.
         DeadlineExceeded: no shard answered in time.
     """
@@ -107,6 +108,8 @@ async def ask_shards(
             call.cancel()
     if any(o.state is ShardState.TIMEOUT for o in coverage.outcomes):
         cluster.look_soon()
+    _require_accepted(coverage)
+    _require_held(coverage, cluster, view)
     _require_any(coverage)
     return coverage
 
@@ -174,7 +177,12 @@ def _outcome_of(
 def _state_of(error: VitrineError) -> ShardState:
     if isinstance(error, DeadlineExceeded):
         return ShardState.TIMEOUT
-    return ShardState.UNAVAILABLE if isinstance(error, Unavailable) else ShardState.FAILED
+    gone = isinstance(error, Unavailable) or _is_retired(error)
+    return ShardState.UNAVAILABLE if gone else ShardState.FAILED
+
+
+def _is_retired(error: VitrineError | None) -> bool:
+    return isinstance(error, FailedPrecondition) and error.reason == "GENERATION_RETIRED"
 
 
 def _suspended(shard: int, view: GenerationView) -> ShardOutcome:
@@ -182,13 +190,25 @@ def _suspended(shard: int, view: GenerationView) -> ShardOutcome:
     return ShardOutcome(shard, ShardState.SUSPENDED, view.items_by_shard[shard], detail=detail)
 
 
-def _require_any(coverage: Coverage) -> None:
-    """Refuse to answer from no shard, or with what every shard would refuse."""
+def _require_accepted(coverage: Coverage) -> None:
+    """Refuse what every shard would refuse."""
     for outcome in coverage.outcomes:
         if isinstance(outcome.error, InvalidArgument):
             raise outcome.error.outside(PLACE_IN_CALL)
-        if isinstance(outcome.error, FailedPrecondition):
+        if isinstance(outcome.error, FailedPrecondition) and not _is_retired(outcome.error):
             raise outcome.error
+
+
+def _require_held(coverage: Coverage, cluster: Cluster, view: GenerationView) -> None:
+    """Refuse a generation that shards let go of; one shard that has lost it is just not there."""
+    retired = [o.error for o in coverage.outcomes if o.error and _is_retired(o.error)]
+    # After promotions the other shards let go of it, too: the next one answers whole.
+    if retired and (not coverage.answers or cluster.has_left(view.generation)):
+        raise retired[0]
+
+
+def _require_any(coverage: Coverage) -> None:
+    """Refuse to answer from no shard."""
     if coverage.answers:
         return
     if all(outcome.state is ShardState.TIMEOUT for outcome in coverage.outcomes):

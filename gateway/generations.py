@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from gateway.cluster import Cluster
+from gateway.cluster import Cluster, kept_by
+from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2, types_pb2
@@ -29,7 +30,9 @@ class Generations:
         Raises:
             VitrineError: what the first failing replica said.
             Unavailable: a shard has no replica that can be reached.
+            FailedPrecondition: SHARD_COUNT_MISMATCH, it has other shards than these.
         """
+        lacking = [r for r in self._replicas() if generation not in r.generations]
         loads = [
             [replica.load(generation, self._timeout_s) for replica in shard.replicas]
             for shard in self._cluster.shards
@@ -41,7 +44,14 @@ class Generations:
         ended = await asyncio.gather(
             *(asyncio.gather(*loading, return_exceptions=True) for loading in loads)
         )
-        return [_all_loaded(replicas)[0] for replicas in ended]
+        loaded = [_all_loaded(replicas)[0] for replicas in ended]
+        try:
+            self._cluster.require_shard_count(generation, loaded[0].num_shards)
+        except FailedPrecondition:
+            # Those that had it before may serve it for a gateway with all its shards.
+            await self._release(lacking, lambda held: held == generation)
+            raise
+        return loaded
 
     async def promote(self, generation: int, force_reason: str = "") -> Active:
         """Load everywhere, check, switch, let older generations go; return what is active now.
@@ -74,16 +84,15 @@ class Generations:
             view = await self._prepared(generation, gated=action == "promote" and not reason)
         except VitrineError:
             if generation not in kept_by(self._cluster.active):
-                await self._release(lambda loaded: loaded == generation)
+                await self._release(self._replicas(), lambda held: held == generation)
             raise
         # 2. The pointer moves, durably; then searches move, in one step.
         before = await asyncio.to_thread(read_active, self._url)
         active = before.promoted(generation, action, reason)
         await asyncio.to_thread(write_active, self._url, active)
-        self._cluster.active = active
-        self._cluster.serve(view)
+        self._cluster.switch(active, view)
         # 3. The generation before stays for a rollback; older ones go.
-        await self._release(lambda loaded: loaded not in kept_by(active))
+        await self._release(self._replicas(), lambda held: held not in kept_by(active))
         self._log.info(action, generation=generation, previous=active.previous, reason=reason)
         return active
 
@@ -97,11 +106,13 @@ class Generations:
             _require_gate(view, loaded[0].gate)
         return view
 
-    async def _release(self, unwanted: Callable[[int], bool]) -> None:
+    def _replicas(self) -> list[Replica]:
+        return [replica for shard in self._cluster.shards for replica in shard.replicas]
+
+    async def _release(self, replicas: Sequence[Replica], unwanted: Callable[[int], bool]) -> None:
         releases = [
             replica.release(generation, self._timeout_s)
-            for shard in self._cluster.shards
-            for replica in shard.replicas
+            for replica in replicas
             for generation in tuple(replica.generations)
             if unwanted(generation)
         ]
@@ -120,11 +131,6 @@ def _all_loaded(
             raise outcome
         loaded.append(outcome)
     return loaded
-
-
-def kept_by(active: Active) -> set[int]:
-    """Return the generations that stay loaded: the promoted one, and the one for a rollback."""
-    return {active.generation, active.previous}
 
 
 def _require_gate(view: GenerationView, gate: types_pb2.Gate) -> None:

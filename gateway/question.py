@@ -4,7 +4,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from gateway.catalog.item import ITEM_ID_BYTES_MAX
 from protos.vitrine.v1 import index_pb2
+
+_HIT_BYTES_MAX = ITEM_ID_BYTES_MAX + 8
+"""An item's id with its length, and a score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +28,23 @@ class Question:
     @cached_property
     def request(self) -> bytes:
         """The request that asks this alone, the same for every shard."""
-        return _serialized([self])
+        request = index_pb2.IndexServiceSearchRequest(
+            generation=self.generation, encoder_id=self.encoder_id, queries=[self.query]
+        )
+        return request.SerializeToString()
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """What this adds at most to a shared call: to its request, or to its answer."""
+        return max(len(self.request), self.query.fetch_k * _HIT_BYTES_MAX)
 
 
 def request_of(questions: Sequence[Question]) -> bytes:
-    """Return the request that asks questions of one group together."""
-    return questions[0].request if len(questions) == 1 else _serialized(questions)
+    """Return the request that asks questions of one group together.
 
+    Requests of one group differ in their queries alone, and messages laid end to end are one
+    message with the repeated fields of all.
 
-def _serialized(questions: Sequence[Question]) -> bytes:
-    request = index_pb2.IndexServiceSearchRequest(
-        generation=questions[0].generation,
-        encoder_id=questions[0].encoder_id,
-        queries=[question.query for question in questions],
-    )
-    return request.SerializeToString()
+    Source: Protocol Buffers, Encoding, "Last One Wins".
+    """
+    return b"".join(question.request for question in questions)

@@ -1,18 +1,42 @@
 """One index service process: how to call it, and what it said when it was last looked at."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from gateway.coalesce import Batch
 from gateway.question import Question, request_of
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
+from rpc.deadlines import Deadline
 from rpc.errors import VitrineError, from_rpc_error
 from rpc.standing_call import StandingCall
+from rpc.telemetry import get_logger
 
+LOADING = index_pb2.GENERATION_STATE_LOADING
 READY = index_pb2.GENERATION_STATE_READY
+LOAD_PAUSE_S = 1.0
+"""How long a replica that could not load is left alone at first; each time twice as long."""
+LOAD_PAUSE_MAX_S = 60.0
+"""How long at most, and after a load that succeeded."""
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """Loads of one generation that a gateway asked for by itself, further and further apart."""
+
+    generation: int
+    pause_s: float = LOAD_PAUSE_S
+    pause: Deadline = field(default_factory=lambda: Deadline.after(0.0))
+
+    def rest(self, pause_s: float) -> None:
+        """Let no attempt begin for a while, and for twice as long after the next one."""
+        self.pause = Deadline.after(pause_s)
+        self.pause_s = min(2 * pause_s, LOAD_PAUSE_MAX_S)
 
 
 class Replica:
@@ -33,12 +57,15 @@ class Replica:
             "/vitrine.v1.IndexService/Search",
             index_pb2.IndexServiceSearchResponse.FromString,
         )
+        self._attempts = _Attempts(0)
+        self._loading: asyncio.Task[None] | None = None
+        self._log = get_logger()
 
     async def probe(self, timeout_s: float) -> None:
         """Ask the replica what it is. A silent one is suspended until it answers again."""
         try:
-            answer = await self._stub.DescribeShard(
-                index_pb2.DescribeShardRequest(), timeout=timeout_s
+            answer: index_pb2.DescribeShardResponse = await self._ask(
+                self._stub.DescribeShard, index_pb2.DescribeShardRequest(), timeout_s
             )
         except grpc.aio.AioRpcError as exc:
             self.reachable = False
@@ -52,8 +79,15 @@ class Replica:
 
     def holds(self, generation: int) -> bool:
         """Tell whether it said that it can search a generation."""
+        return self._is(READY, generation)
+
+    def is_loading(self, generation: int) -> bool:
+        """Tell whether it said that a generation is on its way."""
+        return self._is(LOADING, generation)
+
+    def _is(self, state: index_pb2.GenerationState, generation: int) -> bool:
         entry = self.generations.get(generation)
-        return entry is not None and entry.state == READY
+        return entry is not None and entry.state == state
 
     async def search(self, batch: Batch[Question]) -> index_pb2.IndexServiceSearchResponse:
         """Search this shard for questions of one group, answered in order."""
@@ -68,8 +102,8 @@ class Replica:
     ) -> index_pb2.GetEmbeddingsResponse:
         """Return the stored embeddings of items that this shard holds."""
         request = index_pb2.GetEmbeddingsRequest(generation=generation, item_ids=item_ids)
-        response: index_pb2.GetEmbeddingsResponse = await self._stub.GetEmbeddings(
-            request, timeout=timeout_s, metadata=outgoing_metadata()
+        response: index_pb2.GetEmbeddingsResponse = await self._ask(
+            self._stub.GetEmbeddings, request, timeout_s
         )
         return response
 
@@ -78,9 +112,7 @@ class Replica:
     ) -> index_pb2.CountResponse:
         """Count the items on this shard that match a filter."""
         request = index_pb2.CountRequest(generation=generation, filter=filter_)
-        response: index_pb2.CountResponse = await self._stub.Count(
-            request, timeout=timeout_s, metadata=outgoing_metadata()
-        )
+        response: index_pb2.CountResponse = await self._ask(self._stub.Count, request, timeout_s)
         return response
 
     async def load(self, generation: int, timeout_s: float) -> index_pb2.LoadedGeneration:
@@ -91,21 +123,43 @@ class Replica:
         """
         request = index_pb2.IndexServiceLoadGenerationRequest(generation=generation)
         try:
-            answer: index_pb2.IndexServiceLoadGenerationResponse = await self._stub.LoadGeneration(
-                request, timeout=timeout_s, metadata=outgoing_metadata()
+            answer: index_pb2.IndexServiceLoadGenerationResponse = await self._ask(
+                self._stub.LoadGeneration, request, timeout_s
             )
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
         self.generations[generation] = answer.loaded
         return answer.loaded
 
+    def start_loading(self, generation: int, timeout_s: float) -> None:
+        """Make the replica load a generation aside, unless it does, or did a moment ago."""
+        if self._attempts.generation != generation:
+            self._attempts = _Attempts(generation)
+        is_idle = self._loading is None or self._loading.done()
+        if is_idle and self._attempts.pause.passed:
+            self._loading = asyncio.create_task(self._load_aside(self._attempts, timeout_s))
+
+    async def _load_aside(self, attempts: _Attempts, timeout_s: float) -> None:
+        try:
+            await self.load(attempts.generation, timeout_s)
+        except VitrineError as exc:
+            self._log.warning(
+                "a shard cannot load",
+                address=self.address,
+                generation=attempts.generation,
+                error=str(exc),
+                again_in_s=attempts.pause_s,
+            )
+            attempts.rest(attempts.pause_s)
+        else:
+            # Who lets go of it now has found it damaged (VERIFY=lazy), and would again and again.
+            attempts.rest(LOAD_PAUSE_MAX_S)
+
     async def release(self, generation: int, timeout_s: float) -> VitrineError | None:
         """Make the replica let go of a generation; returns why it did not, if so."""
         request = index_pb2.ReleaseGenerationRequest(generation=generation)
         try:
-            await self._stub.ReleaseGeneration(
-                request, timeout=timeout_s, metadata=outgoing_metadata()
-            )
+            await self._ask(self._stub.ReleaseGeneration, request, timeout_s)
         except grpc.aio.AioRpcError as exc:
             return from_rpc_error(exc)
         self.generations.pop(generation, None)
@@ -113,8 +167,36 @@ class Replica:
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
         await self._search.close()
         await self._channel.close(None)
+
+    async def _ask(self, method: Callable[..., Any], request: Message, timeout_s: float) -> Any:
+        """Call the replica; when it is closed meanwhile, it is gone.
+
+        gRPC cancels the calls of a channel that is closed, and to whoever awaits one that looks as
+        if they were cancelled themselves.
+
+        Raises:
+            grpc.aio.AioRpcError: what it answered, or CANCELLED.
+        """
+        try:
+            return await method(request, timeout=timeout_s, metadata=outgoing_metadata())
+        except grpc.aio.UsageError as exc:
+            raise _closed(self.address) from exc
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _closed(self.address) from exc
+
+
+def _closed(address: str) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    details = f"the connection to {address} was closed: its name has other addresses now"
+    return grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details, None)
 
 
 async def probe_all(replicas: Sequence[Replica], timeout_s: float) -> None:

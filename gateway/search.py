@@ -73,6 +73,8 @@ class Searcher:
         self._embeddings = embeddings
         self._items = items
         self._settings = settings
+        longest_s = max(settings.search_timeout_s, settings.exact_timeout_s)
+        self._embed_longest_s = longest_s * settings.embed_share
 
     async def search(self, plan: SearchPlan, deadline: Deadline) -> Answer:
         """Answer one search; once more when its generation was retired under it.
@@ -155,7 +157,8 @@ class Searcher:
     async def _embed_text(
         self, text: str, view: GenerationView, share_s: float, *, bypass: bool
     ) -> Embedding:
-        deadline = Deadline.after(share_s)
+        # Others may come to share it, with more time than this search has.
+        deadline = Deadline.after(share_s if bypass else self._embed_longest_s)
         try:
             return await self._embeddings.get(
                 (self._expected_encoder(view), text),

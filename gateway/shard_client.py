@@ -50,6 +50,10 @@ class ShardClient:
             calls_max=1,
             batch_max=settings.shard_queries_max,
             waiting_max=settings.waiting_max,
+            # Each query brings a filter of its own, and may bring home a thousand long ids.
+            bytes_of=lambda question: question.num_bytes,
+            # Half leaves room for what the call adds.
+            batch_bytes_max=settings.message_bytes_max // 2,
         )
 
     def search(self, question: Question, deadline: Deadline) -> "asyncio.Future[ShardAnswer]":
@@ -78,11 +82,18 @@ class ShardClient:
         return bool(self.replicas) and all(replica.suspended for replica in self.replicas)
 
     def describe(self, generation: int) -> index_pb2.LoadedGeneration | None:
-        """Return what the shard said of a generation, if any replica ever did."""
+        """Return what the shard said of a generation, if any replica ever had it ready.
+
+        Of one that is on its way a replica knows the number alone.
+        """
         for replica in self.replicas:
-            if entry := replica.generations.get(generation):
-                return entry
+            if replica.holds(generation):
+                return replica.generations[generation]
         return None
+
+    def is_loading(self, generation: int) -> bool:
+        """Tell whether a generation is on its way to some replica."""
+        return any(replica.is_loading(generation) for replica in self.replicas)
 
     async def close(self) -> None:
         """Cancel calls and close connections."""
@@ -171,9 +182,10 @@ async def _first_success(calls: "set[asyncio.Future[R]]") -> R:
     pending = calls
     while True:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for ended in done:
-            if ended.exception() is None or not pending:
-                return ended.result()
+        # Several may end in one turn of the loop, in any order.
+        answered = [call for call in done if not call.cancelled() and call.exception() is None]
+        if answered or not pending:
+            return next(iter(answered or done)).result()
 
 
 def _answer(

@@ -23,6 +23,9 @@ ATTRIBUTE_NAME_CHARS_MAX = 64
 KEYWORD_BYTES_MAX = 1_024
 KEYWORDS_MAX = 256
 METADATA_BYTES_MAX = 256 * 1024
+# Protobuf reads 100 messages in one another and no more. An object takes three of them, and the
+# messages that an item travels in are some as well.
+METADATA_NESTING_MAX = 30
 
 AttributeKind = Literal["keyword", "keyword_list", "number", "bool", "time"]
 ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = ("keyword", "keyword_list", "number", "bool", "time")

@@ -92,8 +92,9 @@ def _metadata(fields: Fields, details: dict[str, Any]) -> dict[str, Any]:
     if videos := [video["url"] for video in _objects(fields.get("videos")) if video.get("url")]:
         metadata["videos"] = videos
     if details:
-        metadata["details"] = plain(details)
-    return metadata
+        metadata["details"] = details
+    plain_metadata: dict[str, Any] = plain(metadata)
+    return plain_metadata
 
 
 def _image(image: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gateway.ingest.records import Fields, Reason, Record, Records, Rejection
+from gateway.ingest.records import REMEDIES, Fields, Reason, Record, Records, Rejection
 from rpc.terminal import CommandError
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
@@ -22,6 +22,9 @@ DELIMITERS = ",;\t|"
 _REPORT_EVERY = 256
 _GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
+
+# What Arrow raises for a value that Python has not: a time after the year 9999, an object as a key.
+_UNREADABLE = (ValueError, OverflowError, TypeError)
 
 FileKind = Literal["jsonl", "csv", "parquet"]
 Advance = Callable[[int], None]
@@ -153,33 +156,104 @@ def _read_csv(file: BinaryIO) -> Records:
     header_line = text.readline()
     delimiter = max(DELIMITERS, key=header_line.count)
     columns = next(csv.reader([header_line], delimiter=delimiter), [])
-    rows = csv.reader(text, delimiter=delimiter)
+    if not _is_utf8(columns):
+        raise csv.Error(f"invalid UTF-8 in the first line; {REMEDIES[Reason.INVALID_UTF8]}")
+    lines = _LinesToTheEnd(text)
+    rows = csv.reader(lines, delimiter=delimiter)
     line = 2
     for values in rows:
-        if values:
+        if lines.ended:
+            detail = f"a quote stays open to the end of the file, line {rows.line_num + 1}"
+            yield Rejection(line, Reason.OPEN_QUOTE, detail)
+        elif values:
             yield _csv_record(line, columns, values)
         line = rows.line_num + 2
     text.detach()  # the file is its opener's to close
+
+
+class _LinesToTheEnd:
+    """The lines of a file; tells when more were asked for than there are.
+
+    The csv module asks for lines until a record is complete, so a record that it returns after
+    that has an open quote. Its own check is `strict`, which refuses more than this.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._lines
+        self.ended = True
 
 
 def _csv_record(line: int, columns: list[str], values: list[str]) -> Record | Rejection:
     if len(values) != len(columns):
         detail = f"{len(values)} values under {len(columns)} columns"
         return Rejection(line, Reason.WRONG_COLUMNS, detail)
+    if not _is_utf8(values):
+        return Rejection(line, Reason.INVALID_UTF8, "invalid UTF-8")
     fields: Fields = {column: value for column, value in zip(columns, values, strict=True) if value}
+    return Record(line, fields)
+
+
+def _is_utf8(values: list[str]) -> bool:
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
-        return Rejection(line, Reason.INVALID_UTF8, "invalid UTF-8")
-    return Record(line, fields)
+        return False
+    return True
 
 
 def _read_parquet(path: Path, advance: Advance) -> Records:
     with pq.ParquetFile(path) as file:
         size, num_rows, row = path.stat().st_size, file.metadata.num_rows, 0
         for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-            rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
-            for fields in rows:
-                row += 1
-                yield Record(row, fields)
-            advance(size * row // num_rows - size * (row - len(rows)) // num_rows)
+            yield from _parquet_records(_in_microseconds(batch), row + 1)
+            row += len(batch)
+            advance(size * row // num_rows - size * (row - len(batch)) // num_rows)
+
+
+def _parquet_records(batch: pa.RecordBatch, first_row: int) -> Records:
+    try:
+        rows: list[Fields] = batch.to_pylist(maps_as_pydicts="lossy")
+    except _UNREADABLE:
+        for place in range(len(batch)):
+            yield _parquet_record(batch.slice(place, 1), first_row + place)
+        return
+    for row, fields in enumerate(rows, start=first_row):
+        yield Record(row, fields)
+
+
+def _parquet_record(batch: pa.RecordBatch, row: int) -> Record | Rejection:
+    fields: Fields = {}
+    for column, values in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            [fields[column]] = values.to_pylist(maps_as_pydicts="lossy")
+        except UnicodeDecodeError:
+            return Rejection(row, Reason.INVALID_UTF8, f"invalid UTF-8 in column {column}")
+        except _UNREADABLE as exc:
+            return Rejection(row, Reason.INVALID_FIELD, f"column {column} cannot be read: {exc}")
+    return Record(row, fields)
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch without nanoseconds, which Python's times do not have."""
+    schema = pa.schema([field.with_type(_coarser(field.type)) for field in batch.schema])
+    return batch if schema.equals(batch.schema) else batch.cast(schema, safe=False)
+
+
+def _coarser(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if pa.types.is_time64(kind):
+        return pa.time64("us")
+    if pa.types.is_struct(kind):
+        return pa.struct([inner.with_type(_coarser(inner.type)) for inner in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_coarser(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, kind.item_field.with_type(_coarser(kind.item_type)))
+    return kind

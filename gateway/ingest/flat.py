@@ -52,7 +52,7 @@ class FlatFormat:
         if self._mapping.unmapped == "drop":
             return {}
         return {
-            column: plain(value)
+            column: plain(value, depth=1)
             for column, value in fields.items()
             if column not in self._mapped and not is_absent(value)
         }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 
 from gateway.catalog.item import (
     ATTRIBUTE_NAME_CHARS_MAX,
@@ -135,7 +136,7 @@ def _holds_texts(values: Sequence[object]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
 
 
 def _is_money(value: object) -> bool:

@@ -15,6 +15,7 @@ class Reason(StrEnum):
     INVALID_UTF8 = "invalid_utf8"
     TOO_LONG = "too_long"
     WRONG_COLUMNS = "wrong_columns"
+    OPEN_QUOTE = "open_quote"
     NO_ITEM_ID = "no_item_id"
     INVALID_ITEM_ID = "invalid_item_id"
     NO_TITLE = "no_title"
@@ -28,6 +29,7 @@ REMEDIES = {
     Reason.INVALID_UTF8: "save the file as UTF-8",
     Reason.TOO_LONG: "shorten the record",
     Reason.WRONG_COLUMNS: "quote values that hold the delimiter",
+    Reason.OPEN_QUOTE: "close the quote, or write it twice where it is part of a value",
     Reason.NO_ITEM_ID: "give the item an id, or name the column with --map item_id=COLUMN",
     Reason.INVALID_ITEM_ID: "give the item another id",
     Reason.NO_TITLE: "give the item a title, or name the column with --map title=COLUMN",

@@ -142,6 +142,7 @@ class _Rejections:
 class _Pending:
     line: int
     item: bytes
+    new_kinds: dict[str, AttributeKind]
 
 
 class _Writer:
@@ -154,7 +155,7 @@ class _Writer:
         if request.replace:
             catalog.clear_schema()
         self._kinds = catalog.read_schema()
-        self._new_kinds: dict[str, AttributeKind] = {}
+        self._batch_kinds: dict[str, AttributeKind] = {}
         self._batch: dict[str, _Pending] = {}
         self._batch_bytes = 0
         self._read = self._written = self._accepted = 0
@@ -165,10 +166,12 @@ class _Writer:
         to_item = self._reader_of(path, sample, untyped)
         for record in records:
             self._read += 1
-            rejection = record if isinstance(record, Rejection) else self._add(record, to_item)
+            rejection = self._add(record, to_item)
+            # What came before is written first, so that the first fault is the one told. That may
+            # find that the record broke a kind that nothing but duplicates had.
+            if rejection is not None and self._flush(path):
+                rejection = self._add(record, to_item)
             if rejection is not None:
-                # What came before is written first, so that the first fault is the one told.
-                self._flush(path)
                 self._rejections.add(path, rejection)
             elif len(self._batch) >= BATCH_ITEMS or self._batch_bytes >= BATCH_BYTES_MAX:
                 self._flush(path)
@@ -204,48 +207,63 @@ class _Writer:
         _say("  " + mapping.to_toml().replace("\n", "\n  "))
         return FlatFormat(mapping).to_item
 
-    def _add(self, record: Record, to_item: ToItem) -> Rejection | None:
+    def _add(self, record: Record | Rejection, to_item: ToItem) -> Rejection | None:
         """Put an item into the batch; return why it cannot be."""
+        if isinstance(record, Rejection):
+            return record
         try:
             item = to_item(record.fields)
             _check(item)
-            self._check_kinds(item)
+            new_kinds = self._new_kinds_of(item)
             serialized = to_bytes(item)
         except Refused as exc:
             return Rejection(record.line, exc.reason, str(exc))
         except InvalidArgument as exc:
             return Rejection(record.line, Reason.INVALID_FIELD, str(exc))
+        except RecursionError:  # a text or an attribute of a thousand lists in one another
+            return Rejection(record.line, Reason.INVALID_FIELD, "a field is nested too deeply")
         if (first := self._batch.get(item.item_id)) is not None:
             return _duplicate(record.line, item.item_id, f"on line {first.line}")
-        self._batch[item.item_id] = _Pending(record.line, serialized)
+        self._batch[item.item_id] = _Pending(record.line, serialized, new_kinds)
         self._batch_bytes += len(serialized)
+        self._batch_kinds.update(new_kinds)
         return None
 
-    def _check_kinds(self, item: CatalogItem) -> None:
+    def _new_kinds_of(self, item: CatalogItem) -> dict[str, AttributeKind]:
+        """Return the kinds of the attributes that the catalogue does not have yet.
+
+        Raises:
+            Refused: an attribute has another kind there, or in the batch.
+        """
         new: dict[str, AttributeKind] = {}
         for name, value in item.attributes.items():
             kind = kind_of(value)
-            known = self._kinds.get(name)
-            if known is None:
-                new[name] = kind
-            elif known != kind:
+            written = self._kinds.get(name)
+            known = written or self._batch_kinds.get(name, kind)
+            if known != kind:
                 detail = f"attribute {name} is a {kind} here and a {known} in the catalogue"
                 raise Refused(Reason.ATTRIBUTE_KIND, detail)
-        self._kinds.update(new)
-        self._new_kinds.update(new)
+            if written is None:
+                new[name] = kind
+        return new
 
-    def _flush(self, path: Path) -> None:
-        if not self._batch:
-            return
+    def _flush(self, path: Path) -> bool:
+        """Write the batch; tell whether it had kinds that are dropped with its duplicates."""
         batch, self._batch, self._batch_bytes = self._batch, {}, 0
-        new_kinds, self._new_kinds = self._new_kinds, {}
+        batch_kinds, self._batch_kinds = self._batch_kinds, {}
+        if not batch:
+            return False
         again = self._catalog.mark_seen(list(batch))
-        fresh = [(item_id, row.item) for item_id, row in batch.items() if item_id not in again]
-        self._written += self._catalog.upsert_many(fresh, new_kinds)
+        fresh = {item_id: row for item_id, row in batch.items() if item_id not in again}
+        new_kinds = {name: kind for row in fresh.values() for name, kind in row.new_kinds.items()}
+        rows = [(item_id, row.item) for item_id, row in fresh.items()]
+        self._written += self._catalog.upsert_many(rows, new_kinds)
+        self._kinds.update(new_kinds)
         self._accepted += len(fresh)
         for item_id, row in batch.items():
             if item_id in again:
                 self._rejections.add(path, _duplicate(row.line, item_id, "before in this input"))
+        return len(new_kinds) < len(batch_kinds)
 
 
 def _check(item: CatalogItem) -> None:

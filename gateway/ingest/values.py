@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from gateway.catalog.item import AttributeKind, AttributeValue
+from gateway.catalog.item import METADATA_NESTING_MAX, AttributeKind, AttributeValue
 from gateway.ingest.records import Reason, Refused
 
 _ABSENT = frozenset({"", "none", "null", "nan", "n/a", "-", "—"})
@@ -24,7 +24,8 @@ def is_absent(value: object) -> bool:
     [True, True, True, True, True, False, False]
     """
     if isinstance(value, str):
-        return len(value) <= 8 and value.strip().lower() in _ABSENT
+        word = value.strip()
+        return len(word) <= 8 and word.lower() in _ABSENT
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, (list, dict)) and not value)
@@ -38,7 +39,7 @@ def parse_amount(value: object) -> float | None:
     """
     if isinstance(value, bool):
         return None
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Decimal)):
         return float(value) if math.isfinite(value) and value >= 0 else None
     if not isinstance(value, str):
         return None
@@ -93,8 +94,19 @@ def join_texts(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def plain(value: object) -> Any:
-    """Return a value as JSON can say it: the form of free metadata."""
+def plain(value: object, depth: int = 0) -> Any:
+    """Return a value as JSON can say it: the form of free metadata.
+
+    Args:
+        value: the metadata.
+        depth: how many objects and lists the value is in.
+
+    Raises:
+        Refused: objects or lists are nested deeper than the contract allows.
+    """
+    if depth > METADATA_NESTING_MAX and isinstance(value, (Mapping, list, tuple)):
+        allowed = f"at most {METADATA_NESTING_MAX} objects or lists in one another"
+        raise Refused(Reason.INVALID_FIELD, f"metadata is nested too deeply; allowed {allowed}")
     match value:
         case None | str() | bool():
             return value
@@ -103,9 +115,9 @@ def plain(value: object) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {str(key): plain(inner) for key, inner in value.items()}
+            return {str(key): plain(inner, depth + 1) for key, inner in value.items()}
         case list() | tuple():
-            return [plain(inner) for inner in value]
+            return [plain(inner, depth + 1) for inner in value]
         case date():
             return value.isoformat()
         case _:

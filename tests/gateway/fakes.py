@@ -30,6 +30,7 @@ from rpc.vectors import pack, unpack
 
 DIM = 8
 ENCODER_ID = "encoder-a"
+LOADING = index_pb2.GENERATION_STATE_LOADING
 READY = index_pb2.GENERATION_STATE_READY
 
 
@@ -61,6 +62,10 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
     compatible_query_encoders: tuple[str, ...] = ()
     ann_recall: float = 1.0
     can_load: set[int] = field(default_factory=set)
+    loading: set[int] = field(default_factory=set)
+    num_shards_of: dict[int, int] = field(default_factory=dict)
+    loads: list[int] = field(default_factory=list)
+    num_describes: int = 0
     calls: list[int] = field(default_factory=list)
     search_delay_s: float = 0.0
     describe_delay_s: float = 0.0
@@ -87,6 +92,8 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        if request.generation in self.loading:
+            raise Unavailable("LOADING", "on its way")
         if request.generation not in self.loaded:
             raise FailedPrecondition("GENERATION_RETIRED", "gone")
         items = self.generations[request.generation]
@@ -113,12 +120,16 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
         return index_pb2.CountResponse(items_matched=items, items=items)
 
     async def DescribeShard(self, request, context):
+        self.num_describes += 1
         await asyncio.sleep(self.describe_delay_s)
-        return index_pb2.DescribeShardResponse(
-            shard=self.shard, generations=[self._describe(g) for g in sorted(self.loaded)]
-        )
+        loading = [
+            index_pb2.LoadedGeneration(generation=g, state=LOADING) for g in sorted(self.loading)
+        ]
+        loaded = [self._describe(g) for g in sorted(self.loaded - self.loading)]
+        return index_pb2.DescribeShardResponse(shard=self.shard, generations=[*loading, *loaded])
 
     async def LoadGeneration(self, request, context):
+        self.loads.append(request.generation)
         if request.generation not in self.can_load:
             raise NotFound("generation", [request.generation])
         await asyncio.sleep(self.load_delay_s)
@@ -138,7 +149,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
             encoder_id=self.encoder_id,
             compatible_query_encoders=self.compatible_query_encoders,
             dim=DIM,
-            num_shards=self.num_shards,
+            num_shards=self.num_shards_of.get(generation, self.num_shards),
             items=len(self.generations[generation]),
             items_total=40,
             applied_seq=9,

@@ -15,6 +15,13 @@ from protos.vitrine.v1.types_pb2 import Item
 Write = Callable[..., Path]
 
 
+def nested(levels: int, value: object = "x", *, lists: bool = False) -> object:
+    """Return a value inside as many objects or lists."""
+    for _ in range(levels):
+        value = [value] if lists else {"a": value}
+    return value
+
+
 def run(url: str, *files: Path, **options: Any) -> IngestResult:
     return ingest(IngestRequest(files, **options), url)
 

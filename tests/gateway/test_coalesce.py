@@ -1,6 +1,8 @@
 """Questions share calls while one is in flight; cancelled ones cost nothing downstream."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -100,6 +102,60 @@ async def test_a_question_withdrawn_while_waiting_is_never_asked():
     assert await first == 2
     assert await kept == 6
     assert [questions for _, questions in call.calls] == [[1], [3]]
+
+
+async def test_a_question_withdrawn_while_waiting_takes_no_place_in_a_call():
+    call = Doubler()
+    coalescer = coalescer_of(call, batch_max=2)
+    first = coalescer.submit(1, SOON)
+    await turns()
+    withdrawn, *kept = [coalescer.submit(number, SOON) for number in (2, 3, 4)]
+    withdrawn.cancel()
+    call.let_go.set()
+
+    assert await asyncio.gather(first, *kept) == [2, 6, 8]
+    assert [questions for _, questions in call.calls] == [[1], [3, 4]]
+
+
+class Group:
+    """A group of its own, that a weak reference can follow."""
+
+
+async def test_nothing_stays_of_a_group_whose_questions_were_all_withdrawn():
+    coalescer, group = coalescer_of(Doubler()), Group()
+    left = weakref.ref(group)
+    for _ in range(3):
+        coalescer.submit(1, SOON, group).cancel()
+    await turns()
+    del group
+    gc.collect()
+
+    assert left() is None
+
+
+async def test_a_shared_call_has_no_more_bytes_than_allowed():
+    call = Doubler()
+    call.let_go.set()
+    # A question has as many bytes as its number says.
+    coalescer = coalescer_of(call, bytes_of=int, batch_bytes_max=10)
+
+    answers = await asyncio.gather(*(coalescer.submit(n, SOON) for n in (4, 6, 1, 50, 9, 1, 1)))
+
+    assert answers == [8, 12, 2, 100, 18, 2, 2]
+    assert [questions for _, questions in call.calls] == [[4, 6], [1], [50], [9, 1], [1]]
+
+
+async def test_a_withdrawn_question_adds_no_bytes():
+    call = Doubler()
+    coalescer = coalescer_of(call, bytes_of=int, batch_bytes_max=10)
+    first = coalescer.submit(1, SOON)
+    await turns()
+    kept, withdrawn, also_kept = [coalescer.submit(number, SOON) for number in (2, 9, 8)]
+    withdrawn.cancel()
+    call.let_go.set()
+
+    assert await asyncio.gather(first, kept, also_kept) == [2, 4, 16]
+    assert [questions for _, questions in call.calls] == [[1], [2, 8]]
 
 
 async def test_a_full_queue_refuses_at_once():

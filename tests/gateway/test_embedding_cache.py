@@ -187,3 +187,19 @@ async def test_an_encoding_that_nobody_waits_for_any_more_is_withdrawn():
     [encoding] = encodings.futures
     await asyncio.sleep(0)
     assert encoding.cancelled()
+
+
+async def test_an_encoding_that_fails_while_the_alarm_rings_is_no_error_of_the_loop():
+    cache, encodings, complaints = EmbeddingCache(100_000), Encodings(), []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    caller = asyncio.ensure_future(cache.get(KEY, encodings, 0.0))
+    await asyncio.sleep(0)
+    # In the turn after this one: the alarm has rung by then, and the caller does not know yet.
+    loop.call_soon(encodings.futures.pop().set_exception, ValueError("down"))
+
+    with pytest.raises(TimeoutError):
+        await caller
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []

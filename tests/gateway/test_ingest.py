@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from gateway.catalog.store import open_bulk_catalog
+from protos.vitrine.v1.search_pb2 import Result, SearchResponse
 from rpc.errors import VitrineError
 from rpc.terminal import CommandError
-from tests.gateway.ingesting import Write, command, run, schema, stored
+from tests.gateway.ingesting import Write, command, nested, run, schema, stored
 
 DRESS = {"item_id": "d1", "title": "Linen dress", "attributes": {"color": "green", "price": 59.9}}
 COAT = {"item_id": "c1", "title": "Wool coat", "attributes": {"color": "navy"}}
@@ -96,6 +97,9 @@ class TestVitrineFormat:
             ({"title": "t" * 10_001}, "title is '10001 bytes'"),
             ({"metadata": {"blob": "x" * 262_145}}, "metadata is"),
             ({"metadata": ["a"]}, "metadata is no JSON object"),
+            ({"metadata": {"m": nested(31)}}, "metadata is nested too deeply; allowed at most 30"),
+            ({"metadata": {"m": nested(31, lists=True)}}, "nested too deeply"),
+            ({"metadata": {"m": nested(900)}}, "nested too deeply"),
         ],
     )
     def test_a_field_beyond_the_contract_is_refused(
@@ -106,6 +110,12 @@ class TestVitrineFormat:
             run(url, file)
         assert str(refused.value).startswith(f"{file}:2: ")
         assert fragment in str(refused.value)
+
+    @pytest.mark.parametrize("lists", [False, True])
+    def test_metadata_as_deep_as_allowed_can_be_sent(self, url: str, write: Write, lists: bool):
+        run(url, write({**DRESS, "metadata": {"m": nested(30, lists=lists)}}))
+        response = SearchResponse(results=[Result(item=stored(url)["d1"])])
+        assert SearchResponse.FromString(response.SerializeToString()) == response
 
 
 BAD_LINES = [
@@ -173,6 +183,33 @@ class TestBadRecords:
         first, second = write(DRESS), write(COAT, DRESS, name="more.jsonl")
         with pytest.raises(CommandError, match=r"more.jsonl:2: item_id 'd1' came before"):
             run(url, first, second)
+
+    @pytest.mark.parametrize(
+        ("reason", "rejected"),
+        [
+            ("invalid_field", {"item_id": "x", "metadata": {"blob": "x" * 262_145}}),
+            ("duplicate_item_id", {"item_id": "d1"}),
+        ],
+    )
+    def test_a_rejected_record_settles_no_kind(
+        self, url: str, write: Write, reason: str, rejected: dict[str, Any]
+    ):
+        rejected = {**rejected, "title": "X", "attributes": {"size": 41}}
+        coat = {"item_id": "c1", "title": "Coat", "attributes": {"size": "M"}}
+        result = run(url, write(DRESS, rejected, coat), on_error="skip")
+        assert result.skipped == {reason: 1}
+        assert schema(url)["size"] == "keyword"
+
+    @pytest.mark.parametrize("later", [{"size": "M"}, {}])
+    def test_a_duplicate_of_an_earlier_file_settles_no_kind(
+        self, url: str, write: Write, later: dict[str, str]
+    ):
+        again = {"item_id": "d1", "title": "X", "attributes": {"size": 41}}
+        coat = {"item_id": "c1", "title": "Coat", "attributes": later}
+        files = write(DRESS), write(again, coat, name="more.jsonl")
+        result = run(url, *files, format="vitrine", on_error="skip")
+        assert result.skipped == {"duplicate_item_id": 1}
+        assert schema(url).get("size") == ("keyword" if later else None)
 
     def test_a_duplicate_far_away_is_found(self, url: str, write: Write):
         many = [{"item_id": f"i{n}", "title": "Sock"} for n in range(5_000)]

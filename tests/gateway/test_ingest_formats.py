@@ -3,7 +3,8 @@
 import csv
 import json
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import pytest
 
 from protos.vitrine.v1.types_pb2 import Item
 from rpc.terminal import CommandError
-from tests.gateway.ingesting import Write, run, schema, stored
+from tests.gateway.ingesting import Write, nested, run, schema, stored
 
 
 class TestAmazonFormat:
@@ -106,6 +107,34 @@ class TestAmazonFormat:
         ]
         assert "videos" not in item.metadata
 
+    @pytest.mark.parametrize(
+        "deep",
+        [
+            {"images": [{"large": nested(40)}]},
+            {"videos": [{"url": nested(40, lists=True)}]},
+            {"details": {"Care": nested(40)}},
+            {"features": nested(900, lists=True)},
+        ],
+    )
+    def test_fields_nested_too_deeply_are_refused(
+        self, url: str, write: Write, deep: dict[str, object]
+    ):
+        file = write({**self.PUBLISHED, **deep})
+        with pytest.raises(CommandError, match=r":1: .* nested too deeply"):
+            run(url, file)
+
+    def test_media_in_parquet_may_hold_bytes_and_times(self, url: str, tmp_path: Path):
+        media = {
+            "images": [{"large": b"\xff", "thumb": datetime(2024, 5, 1)}],
+            "videos": [{"url": b"\xff"}],
+        }
+        record = {"parent_asin": "B01", "title": "Hat", "store": "Kelda", **media}
+        pq.write_table(pa.Table.from_pylist([record]), tmp_path / "meta.parquet")
+        run(url, tmp_path / "meta.parquet")
+        metadata = stored(url)["B01"].metadata
+        assert metadata["images"][0]["thumb"] == "2024-05-01T00:00:00"
+        assert metadata["videos"][0] == str(b"\xff")
+
     def test_nothing_but_id_and_title_is_needed(self, url: str, write: Write):
         nothing = dict.fromkeys(self.PUBLISHED, None)
         item = self.ingested(url, write, **{**nothing, "title": "Hat", "parent_asin": "B01"})
@@ -121,6 +150,11 @@ class TestFlatFormat:
     def write_csv(self, path: Path, rows: Iterable[Iterable[object]], delimiter: str = ",") -> Path:
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, delimiter=delimiter).writerows(rows)
+        return path
+
+    def write_parquet(self, path: Path, **columns: pa.Array) -> Path:
+        ids, titles = pa.array(["0", "1", "2"]), pa.array(["Sock"] * 3)
+        pq.write_table(pa.table({"id": ids, "title": titles, **columns}), path)
         return path
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -166,6 +200,35 @@ class TestFlatFormat:
             run(url, file)
         assert run(url, file, on_error="skip").skipped == {"invalid_utf8": 1}
 
+    def test_column_names_that_are_no_utf8_are_refused(self, url: str, tmp_path: Path):
+        file = tmp_path / "shop.csv"
+        file.write_bytes("id,title,Größe-URL\n1,Dress,http://x\n".encode("latin-1"))
+        with pytest.raises(CommandError, match=r"invalid UTF-8 in the first line; save the file"):
+            run(url, file, on_error="skip")
+
+    def test_an_open_quote_in_csv_is_told_with_its_line(self, url: str, tmp_path: Path):
+        file = tmp_path / "shop.csv"
+        file.write_text('id,title\n1,Dress\n2,"Coat\n3,Hat\n4,Sock\n')
+        with pytest.raises(CommandError, match=r"shop.csv:3: a quote stays open to .* line 5; cl"):
+            run(url, file)
+        result = run(url, file, on_error="skip")
+        assert result.skipped == {"open_quote": 1}
+        assert list(stored(url)) == ["1"]
+
+    @pytest.mark.parametrize("end", ["", "\n"])
+    def test_quotes_that_close_are_no_open_ones(self, url: str, tmp_path: Path, end: str):
+        file = tmp_path / "shop.csv"
+        file.write_text(f'id,title\n1,"Dress"s\n2,5" heel\n3,"two\nlines"{end}')
+        run(url, file)
+        titles = [item.title for item in stored(url).values()]
+        assert titles == ["Dresss", '5" heel', "two\nlines"]
+
+    def test_padded_cells_of_csv_are_absent(self, url: str, tmp_path: Path):
+        rows = [["id", "title", "price"], ["1", "Hat", "5"], ["2", "Coat", " " * 10]]
+        run(url, self.write_csv(tmp_path / "shop.csv", rows))
+        assert schema(url) == {"price": "number"}
+        assert not stored(url)["2"].attributes
+
     def test_parquet_keeps_its_types(self, url: str, tmp_path: Path):
         table = pa.table(
             {
@@ -185,6 +248,56 @@ class TestFlatFormat:
         assert dress.attributes["listed"].time.ToJsonString() == "2024-05-01T00:00:00Z"
         assert dress.metadata["supplier"]["name"] == "Kelda"
         assert not coat.attributes
+
+    def test_decimals_in_parquet_are_numbers(self, url: str, tmp_path: Path):
+        self.write_parquet(tmp_path / "shop.parquet", price=pa.array([Decimal("9.50")] * 3))
+        run(url, tmp_path / "shop.parquet")
+        assert schema(url) == {"price": "number"}
+        assert stored(url)["1"].attributes["price"].number == 9.5
+
+    @pytest.mark.parametrize(
+        ("reason", "fragment", "values"),
+        [
+            ("invalid_utf8", "invalid UTF-8 in column x", pa.array([b"a", b"caf\xe9", b"b"])),
+            (
+                "invalid_field",
+                "column x cannot be read",
+                pa.array([1, 2**62, 3], pa.timestamp("us")),
+            ),
+            ("invalid_field", "column x cannot be read", pa.array([1, 10**8, 3], pa.date32())),
+        ],
+    )
+    def test_rows_of_parquet_with_unreadable_values_are_rejected(
+        self, url: str, tmp_path: Path, reason: str, fragment: str, values: pa.Array
+    ):
+        if values.type == pa.binary():
+            values = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+        file = self.write_parquet(tmp_path / "shop.parquet", x=values)
+        with pytest.raises(CommandError, match=f"shop.parquet:2: {fragment}"):
+            run(url, file)
+        assert run(url, file, on_error="skip").skipped == {reason: 1}
+        assert sorted(stored(url)) == ["0", "2"]
+
+    def test_nanoseconds_in_parquet_are_cut_off(self, url: str, tmp_path: Path):
+        nanoseconds = pa.timestamp("ns", "UTC")
+        moments = pa.array([1_999, 1_000, None], nanoseconds)
+        file = self.write_parquet(
+            tmp_path / "shop.parquet",
+            listed=moments,
+            worn=pa.array([1_999] * 3, pa.duration("ns")),
+            opens=pa.array([1_999] * 3, pa.time64("ns")),
+            seen=pa.array([[{"at": 1_999}]] * 3, pa.list_(pa.struct([("at", nanoseconds)]))),
+            sold=pa.array([[("EU", 1_999)]] * 3, pa.map_(pa.string(), nanoseconds)),
+        )
+        run(url, file)
+        item = stored(url)["0"]
+        assert item.attributes["listed"].time.ToDatetime(UTC) == datetime(
+            1970, 1, 1, microsecond=1, tzinfo=UTC
+        )
+        assert item.metadata["worn"] == "0:00:00.000001"
+        assert item.metadata["opens"] == "00:00:00.000001"
+        assert item.metadata["seen"][0]["at"] == "1970-01-01T00:00:00.000001+00:00"
+        assert item.metadata["sold"]["EU"] == "1970-01-01T00:00:00.000001+00:00"
 
     def test_a_damaged_parquet_file_is_an_error(self, url: str, tmp_path: Path):
         (tmp_path / "shop.parquet").write_bytes(b"PAR1 and nothing more")

@@ -9,6 +9,7 @@ import pytest
 from gateway.fanout import ShardState
 from gateway.query import GivenEmbedding, LikeItems, SearchPlan, TextQuery
 from gateway.search import Degraded
+from protos.vitrine.v1 import types_pb2
 from rpc.deadlines import Deadline
 from rpc.errors import (
     DeadlineExceeded,
@@ -178,6 +179,47 @@ async def test_a_slow_encoder_is_past_its_deadline_and_gets_cancelled(tmp_path):
         with pytest.raises(DeadlineExceeded, match="embed"):
             await it.searcher.search(SearchPlan(DRESS), soon(0.3))
         await until(lambda: it.encoder.cancelled == 1)
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+async def test_an_impatient_search_fails_nobody_who_shares_its_encoding(tmp_path, bypass):
+    async with running(tmp_path) as it:
+        it.encoder.delay_s = 0.2
+        plan = SearchPlan(DRESS, top_k=5, bypass_embedding_cache=bypass)
+        deadlines = (soon(0.02), soon(), soon())
+        impatient, *patient = await asyncio.gather(
+            *(it.searcher.search(plan, deadline) for deadline in deadlines), return_exceptions=True
+        )
+
+        assert it.encoder.calls == [["red dress"] * (3 if bypass else 1)]
+    assert isinstance(impatient, DeadlineExceeded)
+    for answer in patient:
+        assert found(answer) == nearest(catalogue(), vector_of("red dress"), 5)
+
+
+async def test_an_encoding_that_only_impatient_searches_shared_is_withdrawn(tmp_path):
+    async with running(tmp_path) as it:
+        it.encoder.delay_s = 30.0
+        searches = (it.searcher.search(SearchPlan(DRESS), soon(0.3)) for _ in range(3))
+        outcomes = await asyncio.gather(*searches, return_exceptions=True)
+        await until(lambda: it.encoder.cancelled == 1)
+
+        assert it.encoder.calls == [["red dress"]]
+    assert all(isinstance(outcome, DeadlineExceeded) for outcome in outcomes)
+
+
+async def test_searches_with_a_large_filter_share_calls_that_fit_a_message(tmp_path):
+    values = [types_pb2.FilterValue(keyword=f"brand {n:04}") for n in range(700)]
+    one_of = types_pb2.OneOfFilter(attribute="brand", values=values)
+    filter_ = types_pb2.Filter(one_of=one_of).SerializeToString()
+    assert 9_000 < len(filter_) < 11_000
+    async with running(tmp_path, num_shards=1, message_bytes_max=64 * 1024) as it:
+        plans = [SearchPlan(TextQuery(f"query {n}"), filter=filter_) for n in range(20)]
+        answers = await asyncio.gather(*(it.searcher.search(p, soon()) for p in plans))
+
+        assert max(it.shards[0].calls) == 3
+    for number, answer in enumerate(answers):
+        assert found(answer) == nearest(catalogue(), vector_of(f"query {number}"), 10)
 
 
 async def test_a_search_that_is_cancelled_stops_the_shards(tmp_path):

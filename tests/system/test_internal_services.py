@@ -219,6 +219,8 @@ def test_a_shard_loads_and_lets_go(movable):
         described = call("DescribeShard").message
         return [each["generation"] for each in described["generations"]]
 
+    # A gateway would have a shard load the promoted generation again.
+    grpcurl(movable.address, "vitrine.v1.AdminService/PromoteGeneration", {"generation": 1})
     call("ReleaseGeneration", generation=3)
     loaded = call("LoadGeneration", generation=3).message
     assert loaded["loaded"]["state"] == "GENERATION_STATE_READY"

@@ -1,0 +1,351 @@
+"""The gateway knows its cluster truly, whatever shards, names and the pointer do meanwhile."""
+
+import asyncio
+import threading
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.fanout import ShardState
+from gateway.query import SearchPlan, TextQuery
+from gateway.replica import Replica
+from rpc.active import read_active
+from rpc.deadlines import Deadline
+from rpc.errors import FailedPrecondition, NotFound, Unavailable
+from tests.gateway.fakes import FakeShard, catalogue, running, serve
+from tests.gateway.fakes import index_pb2_grpc as grpc_of_shards
+
+NEW = catalogue(prefix="new")
+
+
+def add_generation(it, number, items=NEW):
+    """Put a generation where shards can load it."""
+    for shard in it.shards:
+        shard.generations[number] = dict(items)
+        shard.__post_init__()
+        shard.loaded.discard(number)
+
+
+async def search(it, generation=None, min_seq=None):
+    plan = SearchPlan(TextQuery("red dress"), generation=generation, min_seq=min_seq)
+    return await it.searcher.search(plan, Deadline.after(5))
+
+
+def states(answer):
+    return [outcome.state for outcome in answer.coverage.outcomes]
+
+
+async def until(condition, timeout_s=5.0):
+    """Wait for something that other tasks bring about."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# The watch goes on
+
+
+async def test_the_watch_survives_a_replica_that_is_closed_while_it_is_asked(tmp_path, monkeypatch):
+    async with running(tmp_path, replicas=2, num_shards=1) as it:
+        addresses = [replica.address for replica in it.cluster.shards[0].replicas]
+
+        async def resolved(target):
+            return [target] if target in addresses else []
+
+        monkeypatch.setattr("gateway.cluster._addresses_of", resolved)
+        gone, before = it.shards[1], it.shards[1].num_describes
+        gone.describe_delay_s = 30.0
+        watching = asyncio.create_task(it.cluster.watch())
+        await until(lambda: gone.num_describes > before)
+        del addresses[1]
+        await it.cluster.look()
+        await asyncio.sleep(0)
+
+        assert len(it.cluster.shards[0].replicas) == 1
+        assert not watching.done()
+        watching.cancel()
+        assert isinstance(
+            (await asyncio.gather(watching, return_exceptions=True))[0], asyncio.CancelledError
+        )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no token"), ImportError("install s3fs")], ids=repr)
+async def test_the_watch_survives_whatever_a_store_raises(tmp_path, monkeypatch, error):
+    async with running(tmp_path, look=False, refresh_s=0.01) as it:
+        failures = iter([error, error])
+
+        def read(url):
+            for failure in failures:
+                raise failure
+            return read_active(url)
+
+        monkeypatch.setattr("gateway.cluster.read_active", read)
+        with capture_logs() as logs:
+            watching = asyncio.create_task(it.cluster.watch())
+            await asyncio.wait_for(it.cluster.became_ready.wait(), 5)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    told = [entry for entry in logs if entry["event"] == "look at the cluster failed"]
+    assert [(entry["error"], entry["kind"]) for entry in told] == 2 * [
+        (str(error), type(error).__name__)
+    ]
+
+
+@pytest.fixture
+async def silent():
+    """A replica that takes long to say anything, and the shard behind it."""
+    shard = FakeShard(0, 1, {1: catalogue()}, describe_delay_s=30.0, load_delay_s=30.0)
+    server, address = await serve(grpc_of_shards.add_IndexServiceServicer_to_server, shard)
+    replica = Replica(address, 1 << 20)
+    yield replica, shard
+    await replica.close()
+    await server.stop(grace=0)
+
+
+async def test_a_replica_closed_while_it_is_asked_is_out_of_reach(silent):
+    replica, shard = silent
+    probing = asyncio.create_task(replica.probe(5.0))
+    await until(lambda: shard.num_describes)
+    await replica.close()
+    await probing
+
+    assert (replica.reachable, replica.suspended) == (False, False)
+    await replica.probe(5.0)
+    assert replica.detail.endswith("its name has other addresses now")
+
+
+async def test_a_replica_closed_while_it_loads_is_unavailable(silent):
+    replica, shard = silent
+    loading = asyncio.create_task(replica.load(1, 5.0))
+    await until(lambda: shard.loads)
+    await replica.close()
+
+    with pytest.raises(Unavailable, match="other addresses"):
+        await loading
+
+
+async def test_who_withdraws_a_probe_is_still_told_so(silent):
+    replica, shard = silent
+    probing = asyncio.create_task(replica.probe(5.0))
+    await until(lambda: shard.num_describes)
+    probing.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await probing
+
+
+# Looks and promotions
+
+
+@pytest.fixture
+def slow_pointer(monkeypatch):
+    """Make the gateway's next read of the pointer take until it is let go; return both ends."""
+    is_read, let_go = threading.Event(), threading.Event()
+
+    def read(url):
+        active = read_active(url)
+        is_read.set()
+        assert let_go.wait(5)
+        return active
+
+    monkeypatch.setattr("gateway.cluster.read_active", read)
+    yield is_read, let_go
+    let_go.set()
+
+
+async def test_a_look_that_read_the_pointer_before_a_promotion_does_not_undo_it(
+    tmp_path, slow_pointer
+):
+    is_read, let_go = slow_pointer
+    async with running(tmp_path, look=False) as it:
+        add_generation(it, 2)
+        let_go.set()
+        await it.cluster.look()
+        let_go.clear()
+        is_read.clear()
+        looking = asyncio.create_task(it.cluster.look())
+        await until(is_read.is_set)
+        await it.generations.promote(2)
+        let_go.set()
+        await looking
+
+        assert it.cluster.active.generation == 2
+        assert it.cluster.view().generation == 2
+        await it.generations.rollback()
+        assert it.cluster.view().generation == 1
+
+
+async def test_looks_that_wait_for_another_share_the_next_one(tmp_path, slow_pointer):
+    is_read, let_go = slow_pointer
+    async with running(tmp_path, look=False) as it:
+        first = asyncio.create_task(it.cluster.look())
+        await until(is_read.is_set)
+        others = [asyncio.create_task(it.cluster.look()) for _ in range(5)]
+        await asyncio.sleep(0)
+        let_go.set()
+        await asyncio.gather(first, *others)
+
+        assert [shard.num_describes for shard in it.shards] == [2, 2]
+
+
+# Generations on their way
+
+
+async def test_a_replica_that_still_loads_hides_nothing_that_another_one_said(tmp_path):
+    async with running(tmp_path, replicas=2, look=False) as it:
+        first_of_each = it.shards[0], it.shards[2]
+        for shard in first_of_each:
+            shard.loading.add(1)
+        await it.cluster.look()
+        view = it.cluster.view()
+        answer = await search(it, min_seq=9)
+
+    assert (view.encoder_id, view.applied_seq) == ("encoder-a", 9)
+    assert view.items_by_shard == (
+        len(it.shards[0].generations[1]),
+        len(it.shards[2].generations[1]),
+    )
+    assert answer.coverage.whole
+
+
+async def test_a_gateway_waits_for_what_every_replica_still_loads(tmp_path):
+    async with running(tmp_path, look=False) as it:
+        for shard in it.shards:
+            shard.loading.add(1)
+        await it.cluster.look()
+
+        assert (it.cluster.ready, it.cluster.blocked_on.reason) == (False, "SHARD_LOADING")
+        assert [shard.loads for shard in it.shards] == [[], []]
+
+
+async def test_a_named_generation_that_is_on_its_way_is_unavailable(tmp_path):
+    async with running(tmp_path) as it:
+        for shard in it.shards:
+            shard.loading.add(2)
+        await it.cluster.look()
+
+        with pytest.raises(Unavailable, match="loading generation 2") as caught:
+            await search(it, generation=2)
+        assert caught.value.reason == "SHARD_LOADING"
+        with pytest.raises(NotFound):
+            await search(it, generation=3)
+
+
+# Shards that lack the promoted generation
+
+
+async def test_a_shard_that_lacks_the_promoted_generation_loads_it(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].loaded.discard(1)
+        without = await search(it)
+        await it.cluster.look()
+        await until(lambda: 1 in it.shards[1].loaded)
+        await it.cluster.look()
+        again = await search(it)
+
+    assert states(without) == [ShardState.OK, ShardState.UNAVAILABLE]
+    assert 0 < without.coverage.fraction < 1
+    assert states(again) == [ShardState.OK, ShardState.OK]
+
+
+async def test_no_look_waits_for_a_load(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].loaded.discard(1)
+        it.shards[1].load_delay_s = 30.0
+        await asyncio.wait_for(it.cluster.look(), 5)
+        await until(lambda: it.shards[1].loads)
+        await asyncio.wait_for(it.cluster.look(), 5)
+
+        assert it.shards[1].loads == [1], "one load at a time"
+
+
+async def test_a_shard_that_cannot_load_is_left_alone_for_a_while(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].can_load.clear()
+        it.shards[1].loaded.clear()
+        (replica,) = it.cluster.shards[1].replicas
+        pauses = []
+        for number in range(1, 4):
+            await it.cluster.look()
+            await replica._loading
+            await it.cluster.look()
+            assert len(it.shards[1].loads) == number
+            pauses.append(replica._attempts.pause.remaining_s())
+            replica._attempts.pause = Deadline.after(0)
+
+    assert [round(pause) for pause in pauses] == [1, 2, 4]
+
+
+async def test_a_shard_that_lets_go_of_what_it_just_loaded_is_left_alone_for_a_while(tmp_path):
+    async with running(tmp_path) as it:
+        (replica,) = it.cluster.shards[1].replicas
+        for _ in range(2):
+            it.shards[1].loaded.clear()
+            await it.cluster.look()
+            await replica._loading
+
+    assert it.shards[1].loads == [1]
+    assert replica._attempts.pause.remaining_s() > 50
+
+
+async def test_a_generation_that_every_shard_let_go_of_is_retired(tmp_path):
+    async with running(tmp_path) as it:
+        for shard in it.shards:
+            shard.loaded.clear()
+
+        with pytest.raises(FailedPrecondition) as caught:
+            await search(it)
+        assert caught.value.reason == "GENERATION_RETIRED"
+
+
+async def test_an_encoder_that_one_shard_refuses_is_refused(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].refuse = FailedPrecondition("ENCODER_MISMATCH", "another one")
+
+        with pytest.raises(FailedPrecondition, match="another one"):
+            await search(it)
+
+
+async def test_a_search_that_promotions_overtake_answers_whole_from_the_next_generation(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2)
+        add_generation(it, 3)
+        it.shards[1].search_delay_s = 0.5
+        searching = asyncio.create_task(search(it))
+        await until(lambda: it.shards[1].calls)
+        await it.generations.promote(2)
+        await it.generations.promote(3)
+        it.shards[1].search_delay_s = 0.0
+        answer = await searching
+
+    assert (answer.view.generation, answer.coverage.fraction) == (3, 1.0)
+
+
+# Generations of another number of shards
+
+
+async def test_a_generation_of_more_shards_than_there_are_is_not_searched_in_part(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2)
+        for shard in it.shards:
+            shard.num_shards_of[2] = 4
+            shard.loaded.add(2)
+        await it.cluster.look()
+
+        with pytest.raises(FailedPrecondition, match="cut into 4 shards") as caught:
+            await search(it, generation=2)
+        assert caught.value.reason == "SHARD_COUNT_MISMATCH"
+        assert (caught.value.expected, caught.value.got) == ("2", "4")
+
+
+async def test_a_generation_of_more_shards_than_there_are_does_not_stay_loaded(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2)
+        for shard in it.shards:
+            shard.num_shards_of[2] = 4
+        with pytest.raises(FailedPrecondition) as caught:
+            await it.generations.load(2)
+
+        assert caught.value.reason == "SHARD_COUNT_MISMATCH"
+        assert [shard.loaded for shard in it.shards] == [{1}, {1}]
