@@ -96,21 +96,22 @@ def embed(
     started_s = time.perf_counter()
     items = open_items(items_path)
     out.mkdir(parents=True, exist_ok=True)
+    limits = limits or read_settings(ReferenceSettings, flags=False)
     given = read_queries(queries, NUM_QUERIES_MAX) if queries else []
     identity = {
         "encoder_id": bundle.encoder_id,
         "items_xxh3": _file_hash(items_path),
         "queries_xxh3": _queries_hash(given),
+        "cache": _cache_name(bundle, limits),
     }
     if _is_done(out, identity, items.count, bundle.dim):
         # What the bundle says beside its identity may have changed since.
         _write_description(out, bundle, items.count, identity)
         return _result(bundle, items.count, 0, items.count, started_s)
-    limits = limits or read_settings(ReferenceSettings, flags=False)
     # What this says would be of files that are no more.
     (out / EMBED_FILE).unlink(missing_ok=True)
     encoder = load_checked(bundle, limits)
-    cache_folder = cache_folder / _cache_name(bundle, limits)
+    cache_folder = cache_folder / identity["cache"]
     hashes = _hash_items(items, bundle)
     cache = VectorCache(cache_folder, bundle.dim)
     embedded = _embed_missing(encoder, items, hashes, cache, ray, limits)
@@ -222,7 +223,8 @@ def _first_rows(hashes: Hashes) -> NDArray[np.int64]:
 
 def _write_vectors(out: Path, hashes: Hashes, cache: VectorCache) -> None:
     """Write row i of vectors.f16 for row i of the items."""
-    aside = out / f".{VECTORS_FILE}.{os.getpid()}"
+    # One name, so that what a full disk or a kill left of it is written over.
+    aside = out / f".{VECTORS_FILE}"
     with (
         progress_bar("writing vectors", total=len(hashes)) as advance,
         aside.open("wb") as file,

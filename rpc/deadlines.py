@@ -78,7 +78,8 @@ class Alarms:
         try:
             return await future
         finally:
-            del self._limits[number]
+            # Gone already where the alarms were closed meanwhile.
+            self._limits.pop(number, None)
 
     def close(self) -> None:
         """Forget the timer; waits go on without limits."""

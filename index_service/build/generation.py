@@ -19,11 +19,12 @@ from index_service.build.publish import (
     STAGING_PREFIX,
     alone,
     enough_room,
+    next_number,
     publish,
     shard_entries,
 )
 from index_service.build.ray_workers import RayWorkers
-from index_service.build.shard_files import ShardTask, write_shard
+from index_service.build.shard_files import ShardTask, durable, write_shard
 from index_service.build.survey import merge, survey, survey_tasks
 from index_service.build.tune import PLOT_FILE, TUNING_FILE, tune
 from index_service.build.work_folder import WorkFolder
@@ -37,7 +38,6 @@ from index_service.generation.manifest import (
     GateEntry,
     IndexParameters,
     Manifest,
-    published_generations,
 )
 from index_service.generation.verify import entry_of
 from index_service.scoring import Rows
@@ -104,7 +104,7 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
     staging = generations / f"{STAGING_PREFIX}{_key(work, settings)}"
     with alone(staging), enough_room(staging):
         staging.mkdir(exist_ok=True)
-        manifest = _make(work, staging, settings, published_generations(generations))
+        manifest = _make(work, staging, settings, next_number(generations))
         if settings.tune:
             _keep_tuning(work, staging)
         publish(staging, generations, manifest)
@@ -147,9 +147,7 @@ def _workers(work: WorkFolder, settings: BuildSettings) -> Workers:
     return Workers(available_cores() if work.items >= _ITEMS_FOR_PROCESSES else 1)
 
 
-def _make(
-    work: WorkFolder, staging: Path, settings: BuildSettings, published: Sequence[int]
-) -> Manifest:
+def _make(work: WorkFolder, staging: Path, settings: BuildSettings, number: int) -> Manifest:
     """Write everything but the manifest into the staging folder; return the manifest."""
     projection = _projection(work, settings.code_dim)
     with _workers(work, settings) as workers:
@@ -166,13 +164,12 @@ def _make(
         tasks = _shard_tasks(work, staging, settings, rows, attributes, projection)
         workers.run(write_shard, tasks, "build shards", work.items)
         # 3. What a search over all shards finds, against exact search.
-        shutil.copyfile(work.folder / PROBES_FILE, staging / PROBES_FILE)
+        with durable(staging / PROBES_FILE) as file:
+            file.write((work.folder / PROBES_FILE).read_bytes())
         gate = _measure(workers, work, staging, rows, settings.required_recall)
     code_dim = work.encoder.dim if projection is None else projection.shape[1]
     parameters = replace(settings.parameters, code_dim=code_dim)
-    return _manifest(
-        work, staging, parameters, rows, attributes, gate, max(published, default=0) + 1
-    )
+    return _manifest(work, staging, parameters, rows, attributes, gate, number)
 
 
 def _projection(work: WorkFolder, code_dim: int | None) -> NDArray[np.float32] | None:

@@ -13,6 +13,7 @@ from index_service.generation.manifest import (
     Manifest,
     ShardEntry,
     generation_folder,
+    published_generations,
     shard_folder,
 )
 from index_service.generation.verify import entry_of
@@ -21,12 +22,26 @@ from rpc.terminal import CommandError
 
 STAGING_PREFIX = ".building-"
 """Begins the name of the folder that a generation is made in; a hash of its inputs follows."""
+LAST_NUMBER_FILE = ".last-number"
+"""The number given last in a folder of generations."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def next_number(generations: Path) -> int:
+    """Return a number that no generation in a folder has, or had before it was deleted.
+
+    Services know a generation by its number: another one of the same number they would take for
+    the one that they have loaded.
+    """
+    last = generations / LAST_NUMBER_FILE
+    last_given = int(last.read_text()) if last.exists() else 0
+    return max(last_given, *published_generations(generations), 0) + 1
 
 
 def publish(staging: Path, generations: Path, manifest: Manifest) -> None:
     """Write the manifest last, then give the folder its number, durably."""
     replace_file(staging / MANIFEST_FILE, manifest.to_json())
+    replace_file(generations / LAST_NUMBER_FILE, f"{manifest.generation}".encode())
     staging.rename(generations / generation_folder(manifest.generation))
     sync_folder(generations)
 

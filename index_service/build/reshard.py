@@ -24,6 +24,7 @@ from index_service.build.publish import (
     STAGING_PREFIX,
     alone,
     enough_room,
+    next_number,
     publish,
     shard_entries,
 )
@@ -39,7 +40,6 @@ from index_service.generation.manifest import (
     GateEntry,
     Manifest,
     generation_folder,
-    published_generations,
     read_manifest,
     shard_folder,
 )
@@ -109,8 +109,7 @@ def reshard(generations: Path, generation: int, num_shards: int) -> Resharded:
         # Damage would become part of a generation whose checksums are right.
         verify(source, old)
         staging.mkdir(exist_ok=True)
-        number = max(published_generations(generations)) + 1
-        manifest = _make(source, old, staging, num_shards, number)
+        manifest = _make(source, old, staging, num_shards, next_number(generations))
         publish(staging, generations, manifest)
     return Resharded(
         generation=manifest.generation,
@@ -145,7 +144,8 @@ def _make(source: Path, old: Manifest, staging: Path, num_shards: int, number: i
         # 2. Each shard's files.
         workers.run(write_new_shard, tasks, "build shards", old.items)
         # 3. What a search over all shards finds, against exact search.
-        (staging / PROBES_FILE).write_bytes((source / PROBES_FILE).read_bytes())
+        with durable(staging / PROBES_FILE) as file:
+            file.write((source / PROBES_FILE).read_bytes())
         items = [task.items for task in tasks]
         measure = ShardsMeasured(workers, staging, items, old.encoder.dim)
         gate = choose(measure, old.gate.required_ann_recall_at_10, num_shards)

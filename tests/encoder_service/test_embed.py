@@ -89,6 +89,10 @@ def test_noise_is_embedded_when_told_so_and_kept_apart_from_checked_vectors(
     assert "warning: " in capsys.readouterr().err
     assert cached_bytes(tmp_path) > 0
     assert not (tmp_path / "cache" / bundle.encoder_id).exists()
+    # Work that is done counts as done for whoever asks for the same.
+    monkeypatch.setenv("VITRINE_ENCODER_SERVE_BELOW_REFERENCE_COSINE", "false")
+    with pytest.raises(CommandError, match=r"at least 0\.97 is needed"):
+        embed(bundle, items, tmp_path / "cache", tmp_path / "out")
 
 
 def test_a_process_of_a_cluster_that_makes_noise_is_refused(noisy_bundle):

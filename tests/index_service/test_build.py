@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from index_service.build.generation import BuildSettings, build_generation
+from index_service.build.reshard import reshard
 from index_service.generation.manifest import AttributeKind
 from index_service.generation.verify import verify
 from index_service.query import Query
@@ -214,6 +216,15 @@ def test_workers_end_when_the_build_is_killed(tmp_path):
     building.communicate()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
+
+
+def test_the_number_of_a_deleted_generation_is_not_given_again(tmp_path):
+    catalogue = random_catalogue(50, attributes=False)
+    assert [build(catalogue, tmp_path).generation for _ in range(2)] == [1, 2]
+    shutil.rmtree(tmp_path / "generations" / "000002")
+    assert build(catalogue, tmp_path).generation == 3
+    shutil.rmtree(tmp_path / "generations" / "000003")
+    assert reshard(tmp_path / "generations", 1, 2).generation == 4
 
 
 def test_no_room_is_a_sentence_and_leaves_published_generations_alone(tmp_path):

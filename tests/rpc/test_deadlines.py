@@ -110,6 +110,16 @@ async def test_no_time_at_all_is_over_at_once_unless_the_result_is_there():
         await alarms.within(a_future(), 0.0)
 
 
+async def test_a_wait_that_outlasts_the_alarms_ends_with_its_result():
+    alarms = Alarms()
+    future = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(alarms.within(future, 10.0))
+    await asyncio.sleep(0)
+    alarms.close()
+    future.set_result("late")
+    assert await waiting == "late"
+
+
 async def test_a_wait_that_is_cancelled_cancels_what_it_waits_for():
     alarms, future = Alarms(), a_future()
     waiting = asyncio.ensure_future(alarms.within(future, 60.0))
