@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
+from typer.core import TyperGroup
 
 from cli import bundle, generation
 from cli.arguments import spread
@@ -28,10 +29,23 @@ from cli.status import describe
 from cli.tables import rows_table, status_table, stdout
 from cli.up import READY_TIMEOUT_S, UpOptions, bring_up, say, stay_up, take_down
 from rpc.server import software_version
-from rpc.terminal import EXIT_FAILED, errors_as_sentences
+from rpc.terminal import EXIT_FAILED, CommandError, errors_as_sentences
+
+
+class _Commands(TyperGroup):
+    """Commands that end with a sentence when they are interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:  # the type of ctx is private to Typer
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer would end with status 130 and say nothing.
+            raise CommandError("interrupted; run the same command again to go on") from None
+
 
 app = typer.Typer(
     name="vitrine",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ DESCRIPTION_FILE = "encoder.json"
 CATALOG_VARIABLE = "VITRINE_CATALOG"
 _ENCODER_ID = re.compile(r"[0-9a-f]{24}")
 _COPY_PREFIX = ".copying-"
+_REPLACED_PREFIX = ".replaced-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,14 @@ class BuildReport:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What encoder.json says of a bundle: its id, and bytes and SHA-256 of each file."""
+
+    encoder_id: str
+    files: Mapping[str, tuple[int, str]]
+
+
 def build(home: Home, options: BuildOptions) -> BuildReport:
     """Build a generation from the catalogue, after writing items into it.
 
@@ -125,27 +134,23 @@ def build(home: Home, options: BuildOptions) -> BuildReport:
 
 
 def copy_bundle(home: Home, bundle: Path) -> str:
-    """Copy an encoder bundle into the home unless it is there; return its encoder_id.
+    """Bring an encoder bundle into the home; return its encoder_id.
 
-    Of a bundle that is there, encoder.json is replaced: what was recorded of it may have grown.
+    Where the home has the recorded files already, only encoder.json is replaced: what was recorded
+    of the bundle may have grown. Where it has others, damaged or of another export, all are.
 
     Raises:
-        CommandError: the folder is no encoder bundle.
+        CommandError: the folder is no encoder bundle, or a file is not what encoder.json records.
     """
-    encoder_id = _encoder_id(bundle)
-    target = home.bundles / encoder_id
-    if target.is_dir():
-        replace_file(target / DESCRIPTION_FILE, (bundle / DESCRIPTION_FILE).read_bytes())
-        return encoder_id
+    description = _read_description(bundle)
+    target = home.bundles / description.encoder_id
     home.bundles.mkdir(parents=True, exist_ok=True)
-    for left_over in home.bundles.glob(f"{_COPY_PREFIX}*"):
-        shutil.rmtree(left_over)
-    aside = home.bundles / f"{_COPY_PREFIX}{encoder_id}"
-    shutil.copytree(bundle, aside)
-    _sync_files(aside)
-    aside.rename(target)
-    sync_folder(home.bundles)
-    return encoder_id
+    _finish_killed_copies(home.bundles)
+    if target.is_dir() and not _damage(target, description):
+        replace_file(target / DESCRIPTION_FILE, (bundle / DESCRIPTION_FILE).read_bytes())
+    else:
+        _move_in(_checked_copy(bundle, target), target)
+    return description.encoder_id
 
 
 def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
@@ -232,20 +237,79 @@ def _require_files(files: Sequence[Path]) -> None:
             )
 
 
-def _encoder_id(bundle: Path) -> str:
+def _read_description(bundle: Path) -> _Description:
     file = bundle / DESCRIPTION_FILE
     try:
-        encoder_id = str(orjson.loads(file.read_bytes())["encoder_id"])
+        document = orjson.loads(file.read_bytes())
+        description = _Description(
+            encoder_id=str(document["encoder_id"]),
+            files={
+                name: (int(recorded["bytes"]), str(recorded["sha256"]))
+                for name, recorded in document["files"].items()
+            },
+        )
     except FileNotFoundError as exc:
         raise CommandError(
             f"{bundle} is no encoder bundle: {DESCRIPTION_FILE} is missing; make one with `vitrine "
             "bundle export --model PATH_OR_ID --out DIR`"
         ) from exc
-    except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CommandError(f"{file} cannot be understood; export the bundle again") from exc
-    if not _ENCODER_ID.fullmatch(encoder_id):
+    if not _ENCODER_ID.fullmatch(description.encoder_id):
         raise CommandError(f"{file} names no valid encoder_id; export the bundle again")
-    return encoder_id
+    return description
+
+
+def _finish_killed_copies(bundles: Path) -> None:
+    """Put back what a kill left without its replacement; remove what else it left."""
+    for replaced in bundles.glob(f"{_REPLACED_PREFIX}*"):
+        target = bundles / replaced.name.removeprefix(_REPLACED_PREFIX)
+        if target.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(target)
+    for half_copied in bundles.glob(f"{_COPY_PREFIX}*"):
+        shutil.rmtree(half_copied)
+
+
+def _checked_copy(bundle: Path, target: Path) -> Path:
+    """Copy a bundle beside its place; return where, once every file is what is recorded of it."""
+    aside = target.with_name(f"{_COPY_PREFIX}{target.name}")
+    shutil.copytree(bundle, aside)
+    if damage := _damage(aside, _read_description(aside)):
+        shutil.rmtree(aside)
+        raise CommandError(f"the bundle {bundle} is damaged: {damage}; export it again")
+    _sync_files(aside)
+    return aside
+
+
+def _move_in(aside: Path, target: Path) -> None:
+    """Rename a finished copy to its name; what was there before goes away after that."""
+    replaced = target.with_name(f"{_REPLACED_PREFIX}{target.name}")
+    if target.exists():
+        target.rename(replaced)
+    aside.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _damage(folder: Path, description: _Description) -> str:
+    """Return the first file that is not what is recorded, and how it differs; else nothing."""
+    for name, (num_bytes, sha256) in description.files.items():
+        if difference := _difference(folder / name, num_bytes, sha256):
+            return f"{name} {difference}"
+    return ""
+
+
+def _difference(path: Path, num_bytes: int, sha256: str) -> str:
+    try:
+        if (got := path.stat().st_size) != num_bytes:
+            return f"has {got} bytes, {num_bytes} are recorded"
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "is missing"
+    return "" if digest == sha256 else "has another SHA-256 than is recorded"
 
 
 def _key(catalog: str, encoder_id: str) -> str:

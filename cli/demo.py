@@ -8,10 +8,12 @@ from cli.build import BuildOptions, build
 from cli.home import Home
 from cli.processes import Process, State
 from cli.search import SearchOptions, grpcurl_line, print_response, search
+from cli.signals import stop_signals_ignored, stop_signals_interrupt
 from cli.stages import run_stage
 from cli.tables import rows_table, stdout
 from cli.up import UpOptions, bring_up, say, stay_up, take_down
 from rpc.active import read_active
+from rpc.terminal import CommandError
 
 DEFAULT_HOME = Path(".vitrine/demo")
 MODEL = "all-MiniLM-L6-v2"
@@ -36,27 +38,36 @@ def run_demo(home: Home, options: DemoOptions) -> None:
     """Make what is missing, start everything, search, and stay up until Ctrl-C.
 
     Raises:
-        CommandError: a step failed; running the demo again goes on from there.
+        CommandError: a step failed, or it was interrupted; running it again goes on from there.
     """
     home.path.mkdir(parents=True, exist_ok=True)
     bundle = _make_bundle(home)
     items = _make_items(home)
     _make_generation(home, bundle, items)
     say("starting encoder, index services and gateway")
-    state = bring_up(home, UpOptions(port=options.port))
-    try:
-        gateway = state.processes[-1]
-        sys.stdout.write(f"ready: gateway {gateway.address}\n")
-        _show_searches(gateway.address)
-        _show_where(state, home)
-    except BaseException:
+    with stop_signals_interrupt():
+        state = bring_up(home, UpOptions(port=options.port))
+        try:
+            _show(home, state, once=options.once)
+        except BaseException as exc:
+            with stop_signals_ignored():
+                take_down(home)
+            if isinstance(exc, KeyboardInterrupt):
+                raise CommandError("the demo was interrupted; nothing is left running") from None
+            raise
+
+
+def _show(home: Home, state: State, *, once: bool) -> None:
+    """Search, say where everything listens, and stop at once or when asked to."""
+    gateway = state.processes[-1]
+    sys.stdout.write(f"ready: gateway {gateway.address}\n")
+    _show_searches(gateway.address)
+    _show_where(state, home)
+    if once:
         take_down(home)
-        raise
-    if options.once:
-        take_down(home)
-        return
-    say("everything stays up until Ctrl-C")
-    stay_up(home, state)
+    else:
+        say("everything stays up until Ctrl-C")
+        stay_up(home, state)
 
 
 def _make_bundle(home: Home) -> Path:

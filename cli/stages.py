@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from cli.signals import stop_signals_interrupt
 from rpc.terminal import EXIT_FAILED, CommandError
 
 STOP_TIMEOUT_S = 10.0
@@ -37,7 +38,7 @@ def run_stage(
     """Run `python -m module arguments` and return the JSON object on its last line of stdout.
 
     Its stderr is ours, so that progress bars show. It runs in its own session and is stopped, with
-    all that it started, when this function is left early.
+    all that it started, when this function is left early, as SIGINT, SIGTERM and SIGHUP make it.
 
     Args:
         module: the module to run.
@@ -49,16 +50,20 @@ def run_stage(
     Raises:
         StageFailed: it ended with another status than 0.
         CommandError: its result cannot be understood.
+        KeyboardInterrupt: we were asked to stop.
     """
     started_s = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        pass_fds=tuple(inherited),
-        env={**os.environ, **(secrets or {})},
-        start_new_session=True,
-    ) as child:
+    with (
+        stop_signals_interrupt(),
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=tuple(inherited),
+            env={**os.environ, **(secrets or {})},
+            start_new_session=True,
+        ) as child,
+    ):
         try:
             output, _ = child.communicate()
         except BaseException:

@@ -158,17 +158,25 @@ def _read_csv(file: BinaryIO) -> Records:
     columns = next(csv.reader([header_line], delimiter=delimiter), [])
     if not _is_utf8(columns):
         raise csv.Error(f"invalid UTF-8 in the first line; {REMEDIES[Reason.INVALID_UTF8]}")
+    yield from _csv_records(text, columns, delimiter)
+    text.detach()  # the file is its opener's to close
+
+
+def _csv_records(text: Iterator[str], columns: list[str], delimiter: str) -> Records:
     lines = _LinesToTheEnd(text)
     rows = csv.reader(lines, delimiter=delimiter)
     line = 2
-    for values in rows:
-        if lines.ended:
-            detail = f"a quote stays open to the end of the file, line {rows.line_num + 1}"
-            yield Rejection(line, Reason.OPEN_QUOTE, detail)
-        elif values:
-            yield _csv_record(line, columns, values)
-        line = rows.line_num + 2
-    text.detach()  # the file is its opener's to close
+    try:
+        for values in rows:
+            if lines.ended:
+                detail = f"a quote stays open to the end of the file, line {rows.line_num + 1}"
+                yield Rejection(line, Reason.OPEN_QUOTE, detail)
+            elif values:
+                yield _csv_record(line, columns, values)
+            line = rows.line_num + 2
+    except csv.Error as exc:  # in a long file an open quote meets this limit before the end
+        remedy = REMEDIES[Reason.OPEN_QUOTE]
+        raise csv.Error(f"the record that begins on line {line}: {exc}; {remedy}") from exc
 
 
 class _LinesToTheEnd:
@@ -254,6 +262,8 @@ def _coarser(kind: pa.DataType) -> pa.DataType:
         return pa.struct([inner.with_type(_coarser(inner.type)) for inner in kind])
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_coarser(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_coarser(kind.value_type)))
     if pa.types.is_map(kind):
         return pa.map_(kind.key_type, kind.item_field.with_type(_coarser(kind.item_type)))
     return kind

@@ -1,9 +1,12 @@
 """The command line as an operator meets it: sentences with a remedy, JSON for scripts."""
 
+import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -22,13 +25,28 @@ from tests.index_service.catalogue import build as build_index
 ENCODER_ID = "ab" * 12
 
 
+def write_bundle(folder: Path, encoder_id: str = ENCODER_ID, references: bytes = b"some") -> Path:
+    """Write a bundle as far as the command reads it."""
+    files = {"model.onnx": b"weights", "reference.json": references}
+    recorded = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    described = {"encoder_id": encoder_id, "files": recorded}
+    (folder / "encoder.json").write_bytes(orjson.dumps(described))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
 @pytest.fixture
 def bundle(tmp_path):
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    (folder / "encoder.json").write_bytes(orjson.dumps({"encoder_id": ENCODER_ID}))
-    (folder / "model.onnx").write_bytes(b"weights")
-    return folder
+    return write_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -197,9 +215,106 @@ def test_what_was_recorded_of_a_bundle_later_reaches_its_copy(home, bundle):
 
 @pytest.mark.parametrize("encoder_id", ["", "../../etc", "AB" * 12, 7])
 def test_a_bundle_with_a_strange_id_is_refused(home, bundle, encoder_id):
-    (bundle / "encoder.json").write_bytes(orjson.dumps({"encoder_id": encoder_id}))
+    described = orjson.loads((bundle / "encoder.json").read_bytes())
+    (bundle / "encoder.json").write_bytes(orjson.dumps(described | {"encoder_id": encoder_id}))
     with pytest.raises(CommandError, match="no valid encoder_id"):
         copy_bundle(home, bundle)
+
+
+@pytest.mark.parametrize("damaged", [b"weigh", b"WEIGHTS", None], ids=["cut", "altered", "missing"])
+def test_a_damaged_copy_of_a_bundle_is_mended(home, bundle, damaged):
+    copy_bundle(home, bundle)
+    model = home.bundles / ENCODER_ID / "model.onnx"
+    model.unlink()
+    if damaged is not None:
+        model.write_bytes(damaged)
+    copy_bundle(home, bundle)
+    assert contents(home.bundles / ENCODER_ID) == contents(bundle)
+    assert [folder.name for folder in home.bundles.iterdir()] == [ENCODER_ID]
+
+
+def test_another_export_under_the_same_id_replaces_all_files(home, bundle, tmp_path):
+    other = write_bundle(tmp_path / "other", references=b"others")
+    copy_bundle(home, bundle)
+    copy_bundle(home, other)
+    assert contents(home.bundles / ENCODER_ID) == contents(other)
+    assert [folder.name for folder in home.bundles.iterdir()] == [ENCODER_ID]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        (b"weigh", "model.onnx has 5 bytes, 7 are recorded"),
+        (b"WEIGHTS", "model.onnx has another SHA-256 than is recorded"),
+        (None, "model.onnx is missing"),
+    ],
+    ids=["cut", "altered", "missing"],
+)
+def test_a_damaged_bundle_is_refused_and_the_copy_before_it_stays(
+    home, bundle, tmp_path, damaged, words
+):
+    other = write_bundle(tmp_path / "other", references=b"others")
+    (other / "model.onnx").unlink()
+    if damaged is not None:
+        (other / "model.onnx").write_bytes(damaged)
+    with pytest.raises(CommandError, match=f"the bundle {other} is damaged: {words}"):
+        copy_bundle(home, other)
+    assert list(home.bundles.iterdir()) == []
+    copy_bundle(home, bundle)
+    with pytest.raises(CommandError, match=words):
+        copy_bundle(home, other)
+    assert contents(home.bundles / ENCODER_ID) == contents(bundle)
+    assert [folder.name for folder in home.bundles.iterdir()] == [ENCODER_ID]
+
+
+@pytest.mark.parametrize("described", [[], {}, {"files": None}, {"files": {"model.onnx": 7}}])
+def test_a_bundle_that_does_not_record_its_files_is_refused(home, bundle, described):
+    if isinstance(described, dict):
+        described = {"encoder_id": ENCODER_ID, **described}
+    (bundle / "encoder.json").write_bytes(orjson.dumps(described))
+    with pytest.raises(CommandError, match=r"encoder\.json cannot be understood"):
+        copy_bundle(home, bundle)
+
+
+@pytest.mark.parametrize("step", ["copytree", "rename", "second rename", "rmtree"])
+def test_a_kill_while_a_bundle_is_replaced_costs_no_copy(home, bundle, tmp_path, step):
+    third_id = "cd" * 12
+    other = write_bundle(tmp_path / "other", references=b"others")
+    copy_bundle(home, bundle)
+    with pytest.MonkeyPatch.context() as patched:
+        kill_at(step, patched)
+        with pytest.raises(Killed):
+            copy_bundle(home, other)
+    copy_bundle(home, write_bundle(tmp_path / "third", third_id))
+    assert {folder.name for folder in home.bundles.iterdir()} == {ENCODER_ID, third_id}
+    assert contents(home.bundles / ENCODER_ID) in (contents(bundle), contents(other))
+    copy_bundle(home, other)
+    assert contents(home.bundles / ENCODER_ID) == contents(other)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may tidy up after it."""
+
+
+def kill_at(step: str, patched: pytest.MonkeyPatch) -> None:
+    """Let a step of copying end the process instead."""
+    renames_left = 1 if step == "second rename" else 0
+    rename = Path.rename
+
+    def kill(*_arguments: object, **_options: object) -> None:
+        raise Killed
+
+    def rename_or_kill(path: Path, to: Path) -> None:
+        nonlocal renames_left
+        if not renames_left:
+            raise Killed
+        renames_left -= 1
+        rename(path, to)
+
+    if step in ("copytree", "rmtree"):
+        patched.setattr(shutil, step, kill)
+    else:
+        patched.setattr(Path, "rename", rename_or_kill)
 
 
 def test_generations_are_promoted_and_rolled_back_offline(vitrine, home):

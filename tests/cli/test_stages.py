@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -67,9 +68,9 @@ def test_a_stage_without_a_result_is_told(stage, source):
         run_stage(stage(source), [])
 
 
-def test_an_interruption_stops_the_stage_and_its_children(stage, tmp_path):
-    pids = tmp_path / "pids"
-    source = (
+def with_a_child(pids: Path) -> str:
+    """Return the source of a stage that starts a child, notes both pids, and stays."""
+    return (
         "import os, pathlib, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
         f"aside = pathlib.Path({str(pids)!r} + '.new')\n"
@@ -77,19 +78,54 @@ def test_an_interruption_stops_the_stage_and_its_children(stage, tmp_path):
         f"aside.rename({str(pids)!r})\n"
         "time.sleep(100)\n"
     )
+
+
+def noted(pids: Path) -> list[tuple[int, float]]:
+    """Wait for the pids that a stage notes; return each with its start time."""
+    eventually(pids.exists)
+    return [(pid, start_time(pid)) for pid in map(int, pids.read_text().split())]
+
+
+def test_an_interruption_stops_the_stage_and_its_children(stage, tmp_path):
+    pids = tmp_path / "pids"
     seen: list[tuple[int, float]] = []
 
     def interrupt_us() -> None:
-        eventually(pids.exists)
-        seen.extend((pid, start_time(pid)) for pid in map(int, pids.read_text().split()))
+        seen.extend(noted(pids))
         os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = threading.Thread(target=interrupt_us)
     watcher.start()
     with pytest.raises(KeyboardInterrupt), stop_signals_interrupt():
-        run_stage(stage(source), [])
+        run_stage(stage(with_a_child(pids)), [])
     watcher.join()
     assert len(seen) == 2
+    eventually(lambda: not any(is_alive(pid, started_at) for pid, started_at in seen))
+
+
+# `vitrine eval`, with another stage in the place of its own. Whoever runs the tests may ignore
+# SIGHUP, and a child begins with that.
+EVAL = """
+import signal
+import cli.evaluation
+from cli.__main__ import main
+from cli.stages import run_stage
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+cli.evaluation.run_stage = lambda module, arguments: run_stage("a_stage", arguments)
+main(["eval", "--data", "data", "--system", "bm25", "--out", "out"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+def test_a_signal_to_a_command_of_one_stage_stops_that_too(stage, tmp_path, number):
+    pids = tmp_path / "pids"
+    stage(with_a_child(pids))
+    with subprocess.Popen([sys.executable, "-c", EVAL], stderr=subprocess.PIPE) as command:
+        seen = noted(pids)
+        command.send_signal(number)
+        _, said = command.communicate(timeout=30)
+    assert said == b"error: interrupted; run the same command again to go on\n"
+    assert command.returncode == 1
     eventually(lambda: not any(is_alive(pid, started_at) for pid, started_at in seen))
 
 
@@ -98,6 +134,15 @@ def test_signals_mean_what_they_meant_before_once_the_body_has_ended():
     with stop_signals_interrupt():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_under_nohup_a_hangup_interrupts_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals_interrupt():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_lock_is_held_once_and_given_back(tmp_path):

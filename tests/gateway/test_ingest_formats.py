@@ -215,6 +215,12 @@ class TestFlatFormat:
         assert result.skipped == {"open_quote": 1}
         assert list(stored(url)) == ["1"]
 
+    def test_an_open_quote_in_a_long_csv_file_is_told_with_its_line(self, url: str, tmp_path: Path):
+        file = tmp_path / "shop.csv"
+        file.write_text('id,title\n1,Dress\n2,"Coat\n' + "3,Hat\n" * 1_500_000)
+        with pytest.raises(CommandError, match=r"begins on line 3: field larger .*; close the quo"):
+            run(url, file, on_error="skip")
+
     @pytest.mark.parametrize("end", ["", "\n"])
     def test_quotes_that_close_are_no_open_ones(self, url: str, tmp_path: Path, end: str):
         file = tmp_path / "shop.csv"
@@ -265,6 +271,14 @@ class TestFlatFormat:
                 pa.array([1, 2**62, 3], pa.timestamp("us")),
             ),
             ("invalid_field", "column x cannot be read", pa.array([1, 10**8, 3], pa.date32())),
+            (
+                "invalid_field",
+                "column x cannot be read",
+                pa.array(
+                    [None, [({"key": 1}, "value")], []],
+                    pa.map_(pa.struct([("key", pa.int64())]), pa.string()),
+                ),
+            ),
         ],
     )
     def test_rows_of_parquet_with_unreadable_values_are_rejected(
@@ -287,6 +301,7 @@ class TestFlatFormat:
             worn=pa.array([1_999] * 3, pa.duration("ns")),
             opens=pa.array([1_999] * 3, pa.time64("ns")),
             seen=pa.array([[{"at": 1_999}]] * 3, pa.list_(pa.struct([("at", nanoseconds)]))),
+            made=pa.array([[1_999]] * 3, pa.large_list(nanoseconds)),
             sold=pa.array([[("EU", 1_999)]] * 3, pa.map_(pa.string(), nanoseconds)),
         )
         run(url, file)
@@ -297,6 +312,7 @@ class TestFlatFormat:
         assert item.metadata["worn"] == "0:00:00.000001"
         assert item.metadata["opens"] == "00:00:00.000001"
         assert item.metadata["seen"][0]["at"] == "1970-01-01T00:00:00.000001+00:00"
+        assert item.metadata["made"][0] == "1970-01-01T00:00:00.000001+00:00"
         assert item.metadata["sold"]["EU"] == "1970-01-01T00:00:00.000001+00:00"
 
     def test_a_damaged_parquet_file_is_an_error(self, url: str, tmp_path: Path):
