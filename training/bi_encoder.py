@@ -262,10 +262,13 @@ def _prompts(options: ExportOptions, model_prompts: dict[str, str]) -> dict[str,
 def _matryoshka_dims(dims: tuple[int, ...], dim: int) -> tuple[int, ...]:
     """Return the shorter lengths that vectors may be cut to, ascending.
 
+    The model's own length is left out, not refused: it is trained whether a recipe names it or
+    not (`training.losses`), and to cut vectors to it changes nothing.
+
     Raises:
-        CommandError: one is not below the model's own.
+        CommandError: one is above the model's own.
     """
     for each in dims:
-        if not 1 <= each < dim:
-            raise CommandError(f"--matryoshka-dims has {each}; allowed 1..{dim - 1}")
-    return tuple(sorted(set(dims)))
+        if not 1 <= each <= dim:
+            raise CommandError(f"--matryoshka-dims has {each}; allowed 1..{dim}")
+    return tuple(sorted({*dims} - {dim}))

@@ -20,12 +20,18 @@ from training.systems import TUNED_ON, Opened
 _FUSIONS = ("rrf", "weighted")
 
 
-def require_recordable(systems: Sequence[Written], *, has_dev: bool) -> None:
+def require_recordable(systems: Sequence[Written], *, has_dev: bool, masked: bool) -> None:
     """Refuse, before any work, systems of which nothing can be recorded.
 
     Raises:
-        CommandError: there is neither a fusion to tune nor a query encoder to compare.
+        CommandError: queries are masked, or there is neither a fusion to tune nor a query encoder
+            to compare.
     """
+    if masked:
+        raise CommandError(
+            "--record: what masked queries say is not for bundles, which nobody asks so; leave out "
+            "--masked"
+        )
     for system in _query_encoders(systems):
         _own(system, systems)
     if not _query_encoders(systems) and not (has_dev and _fusions(systems)):

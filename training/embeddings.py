@@ -2,19 +2,23 @@
 
 An encoder is a sentence-transformers bi-encoder (folder, id or package) or an encoder bundle. Its
 vectors lie in `CACHE/FINGERPRINT/`: `vectors.f32`, a row a text, and `texts.u128`, the hash of
-each row's text. Both only grow, a block at a time, so that what was interrupted goes on.
+each row's text. Both only grow, a block at a time, so that what was interrupted goes on. A process
+has the folder for itself while it embeds; others wait, and find what it has written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import xxhash
 from numpy.typing import NDArray
 
-from rpc.terminal import progress_bar
+from rpc.terminal import progress_bar, warn
 from training.bundle_files import BI_ENCODER
 
 Floats = NDArray[np.float32]
@@ -22,7 +26,10 @@ Floats = NDArray[np.float32]
 BLOCK_TEXTS = 1024
 VECTORS_FILE = "vectors.f32"
 TEXTS_FILE = "texts.u128"
+LOCK_FILE = ".lock"
 _HASH_BYTES = 16
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+_NOT_OF_A_MODEL = ("transformers_version", "architectures", "dtype", "torch_dtype")
 _FLOAT_BYTES = 4
 
 
@@ -69,13 +76,14 @@ def embed(encoder: TextEncoder, texts: Sequence[str], cache: Path, what: str) ->
     folder = cache / encoder.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     hashes = [xxhash.xxh3_128_digest(text.encode()) for text in texts]
-    rows = _known_rows(folder, encoder.dim)
-    new = {h: text for h, text in zip(hashes, texts, strict=True) if h not in rows}
-    if new:
-        _append(folder, encoder, new, what)
+    with _held(folder):
         rows = _known_rows(folder, encoder.dim)
-    kept: Floats = np.memmap(folder / VECTORS_FILE, np.float32, "r").reshape(-1, encoder.dim)
-    found: Floats = kept[[rows[each] for each in hashes]]
+        new = {h: text for h, text in zip(hashes, texts, strict=True) if h not in rows}
+        if new:
+            _append(folder, encoder, new, what)
+            rows = _known_rows(folder, encoder.dim)
+        kept: Floats = np.memmap(folder / VECTORS_FILE, np.float32, "r").reshape(-1, encoder.dim)
+        found: Floats = kept[[rows[each] for each in hashes]]
     return found
 
 
@@ -85,6 +93,18 @@ def embed_as(
     """Return unit float32 rows of texts with the prompt of their kind before them."""
     prompted = [encoder.prompts[kind] + text for text in texts]
     return embed(encoder, prompted, cache, f"{kind} texts by {encoder.name}")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an encoder's folder; wait for the one that has it."""
+    with (folder / LOCK_FILE).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            warn(f"another process embeds into {folder}; waiting until it has ended")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _append(folder: Path, encoder: TextEncoder, new: dict[bytes, str], what: str) -> None:
@@ -142,17 +162,46 @@ def _torch_encoder(path_or_id: str, batch: int) -> TextEncoder:
         return vectors.astype(np.float32)
 
     dim = int(model.get_embedding_dimension())
-    fingerprint = f"torch-{hash_of(model)}"
+    fingerprint = f"model-{hash_of(model)}"
     return TextEncoder(source.name, fingerprint, dim, prompts_of(model), encode)
 
 
 def hash_of(model: Any) -> str:
-    """Return a hash over a torch model's weights and what its texts are cut to."""
+    """Return a hash over all that a torch model's output follows from, but not where it lies."""
     digest = xxhash.xxh3_128(f"{model.max_seq_length}".encode())
+    for part in (*map(_settings_of, model), _tokenizer_settings(model.tokenizer)):
+        digest.update(orjson.dumps(part, default=str, option=_SORTED) + b"\n")
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.numpy()).data)
     return digest.hexdigest()
+
+
+def _settings_of(module: Any) -> list[Any]:
+    """Return a module's class, its settings, and those of the transformer in it."""
+    settings = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+    config = getattr(getattr(module, "model", None), "config", None)
+    return [type(module).__name__, settings, _told(config.to_dict()) if config else None]
+
+
+def _told(config: Any) -> Any:
+    """Return a config without what depends on where its model lies and who reads it.
+
+    >>> _told({"_name_or_path": "/tmp/m", "text": {"transformers_version": "5", "layers": 2}})
+    {'text': {'layers': 2}}
+    """
+    if not isinstance(config, dict):
+        return config
+    kept = (key for key in config if not str(key).startswith("_") and key not in _NOT_OF_A_MODEL)
+    return {key: _told(config[key]) for key in kept}
+
+
+def _tokenizer_settings(tokenizer: Any) -> Any:
+    """Return what a tokenizer makes tokens by; the last call's truncation and padding are none."""
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        return [type(tokenizer).__name__, tokenizer.get_vocab()]
+    written = orjson.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in written.items() if key not in ("truncation", "padding")}
 
 
 def _bundle_encoder(folder: Path) -> TextEncoder:

@@ -54,16 +54,17 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What is known of a query beside its text; empty where the data set does not say.
+    """What is known of a query beside its text.
 
     Attributes:
         product: queries of one product are not independent of each other.
-        masked: the query without the words of its product's title and brand.
+        masked: the query without the words of its product's title and brand; None where the data
+            set does not say.
         segments: kind of segment -> the one that the query is in.
     """
 
     product: str
-    masked: str
+    masked: str | None
     segments: Mapping[str, str]
 
 
@@ -82,7 +83,9 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     ground = lay_ground(options, topics)
     collection = ground.collection
     if options.record:
-        bundle_records.require_recordable(written, has_dev=ground.dev is not None)
+        bundle_records.require_recordable(
+            written, has_dev=ground.dev is not None, masked=options.masked
+        )
     (options.out / "runs").mkdir(parents=True, exist_ok=True)
     found: dict[str, Evaluation] = {}
     runs: dict[str, Run] = {}
@@ -218,7 +221,7 @@ def topic_of(entry: Mapping[str, Any]) -> Topic:
         segments["reviews of the product"] = (
             "1" if number == 1 else "2-4" if number < 5 else "5 and more"
         )
-    return Topic(str(data.get("product", entry["_id"])), str(data.get("masked", "")), segments)
+    return Topic(str(data.get("product", entry["_id"])), data.get("masked"), segments)
 
 
 def length_segment(tokens: int) -> str:
@@ -239,13 +242,15 @@ def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> 
     Raises:
         CommandError: the data set has no masked queries.
     """
-    if any(query_id not in topics for query_id in collection.query_ids):
-        raise CommandError(
-            "--masked: this data set has no masked queries; training.dataset makes them"
-        )
-    return replace(
-        collection, query_texts=tuple(topics[each].masked for each in collection.query_ids)
-    )
+    texts: list[str] = []
+    for query_id in collection.query_ids:
+        masked = topics[query_id].masked if query_id in topics else None
+        if masked is None:
+            raise CommandError(
+                "--masked: this data set has no masked queries; training.dataset makes them"
+            )
+        texts.append(masked)
+    return replace(collection, query_texts=tuple(texts))
 
 
 def write_trec(path: Path, run: Run, tag: str) -> None:

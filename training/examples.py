@@ -52,7 +52,12 @@ class Examples:
         for number in range(0 if negatives is None else negatives.shape[1]):
             assert negatives is not None
             rows = (
-                self._usable(int(negatives[place, number]), f"{place}", asked_for)
+                # Another draw for each column, or a pair's negatives would be one item.
+                self._usable(
+                    int(negatives[place, number]),
+                    f"{place} {number}" if number else f"{place}",
+                    asked_for,
+                )
                 for place in batch
             )
             columns.append([self.items[row] for row in rows])
@@ -82,13 +87,20 @@ def read_examples(folder: Path, pairs_max: int | None, except_category: str | No
     """Return the training pairs of a data set.
 
     Raises:
-        CommandError: there is no such data set, or it has less than two pairs.
+        CommandError: there is no such data set, it has less than two pairs, or none of the
+            category to leave out.
     """
     path = folder / PAIRS_FILE
     if not path.is_file():
         raise CommandError(f"{path}: no training pairs; make them with python -m training.dataset")
     with gzip.open(path) as file:
         read = [orjson.loads(line) for line in file]
+    categories = {pair["category"] for pair in read}
+    if except_category is not None and except_category not in categories:
+        raise CommandError(
+            f"data.except_category is {except_category!r}, and no pair has it; there are "
+            f"{', '.join(sorted(filter(None, categories))) or 'none'}"
+        )
     kept = [pair for pair in read if pair["category"] != except_category][:pairs_max]
     if len(kept) < 2:
         raise CommandError(f"{path}: {len(kept)} pairs are left to train on; 2 are the least")

@@ -10,6 +10,9 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 RRF_K = 60
+# FAISS's score where it found no more.
+NOTHING_FOUND = float(np.finfo(np.float32).min)
+NO_WORD_SHARED = 0.0  # BM25's score of an item with none of a query's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,21 @@ class Hits:
 
 
 def reciprocal_ranks(
-    dense: Hits, lexical: Hits, lexical_weight: float, k: int = RRF_K
+    dense: Hits,
+    lexical: Hits,
+    lexical_weight: float,
+    k: int = RRF_K,
+    *,
+    no_hit: float = NO_WORD_SHARED,
 ) -> list[dict[int, float]]:
     """Return each query's row -> 1 / (k + dense rank) + lexical_weight / (k + lexical rank).
+
+    Args:
+        dense: what one side found.
+        lexical: what the other found.
+        lexical_weight: of the other side.
+        k: how little the first ranks stand out.
+        no_hit: a lexical score that is not above it is no hit.
 
     Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and
         individual Rank Learning Methods (SIGIR 2009).
@@ -33,12 +48,16 @@ def reciprocal_ranks(
             {row: 1.0 / (k + rank) for rank, row in enumerate(left, start=1)},
             {row: lexical_weight / (k + rank) for rank, row in enumerate(right, start=1)},
         )
-        for left, right in zip(_found(dense), _found(lexical, above=0.0), strict=True)
+        for left, right in zip(_found(dense), _found(lexical, no_hit), strict=True)
     ]
 
 
 def weighted_scores(
-    dense: Hits, lexical: Hits, alpha: float | Sequence[float]
+    dense: Hits,
+    lexical: Hits,
+    alpha: float | Sequence[float],
+    *,
+    no_hit: float = NO_WORD_SHARED,
 ) -> list[dict[int, float]]:
     """Return each query's row -> alpha x dense + (1 - alpha) x lexical score.
 
@@ -46,11 +65,12 @@ def weighted_scores(
 
     Args:
         dense: what one side found.
-        lexical: what the other found; a score of 0 is no hit.
+        lexical: what the other found.
         alpha: of all queries, or one for each.
+        no_hit: a lexical score that is not above it is no hit.
     """
     alphas = np.broadcast_to(alpha, len(dense.rows)).tolist()
-    sides = zip(_found(dense), _found(lexical, above=0.0), alphas, strict=True)
+    sides = zip(_found(dense), _found(lexical, no_hit), alphas, strict=True)
     return [
         _sum(
             {row: share * score for row, score in _scaled(left).items()},
@@ -85,7 +105,7 @@ def best_of(tried: Iterable[float], worth: Callable[[float], float]) -> float:
 
 
 def _found(hits: Hits, above: float = -np.inf) -> list[dict[int, float]]:
-    """Return each query's row -> score, best first; a row that shares no word was not found."""
+    """Return each query's row -> score, best first, of scores above the one of no hit."""
     return [
         {row: score for row, score in zip(rows, scores, strict=True) if score > above}
         for rows, scores in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True)

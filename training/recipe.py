@@ -65,7 +65,8 @@ class DataSection(Section):
 
     Attributes:
         pairs_max: use so many pairs, the first drawn; None: all.
-        except_category: leave out pairs of this category, to test what carries over to it.
+        except_category: leave out pairs of this category, to test what carries over to it; there
+            must be some.
     """
 
     pairs_max: int | None = Field(default=None, ge=2)
@@ -81,7 +82,8 @@ class LossSection(Section):
         temperature: cosines are divided by it.
         symmetric: also find the query for an item, not only the item for a query.
         hardness: weight of the negatives that are close; 0: all alike.
-        matryoshka_dims: also train these first dimensions to stand alone; empty: only all.
+        matryoshka_dims: also train these first dimensions to stand alone; empty: only all. All are
+            trained in any case; to name them changes nothing.
     """
 
     kind: Literal["mnrl", "cached_mnrl"] = "mnrl"

@@ -10,10 +10,17 @@
 
 With `--reranker RECIPE` a cross-encoder is trained on what the first recipe's model finds
 (training.train_reranker), exported, and measured at three depths.
+
+A stage is done while what it was made of is the same: a bundle is exported again for another model
+or --quantize, a reranker trained again for another model of the first recipe. Other input files
+are refused.
 """
 
+import hashlib
 import logging
-from collections.abc import Sequence
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,19 +28,25 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
+from rpc.files import replace_file
 from rpc.terminal import CommandError, errors_as_sentences, print_result
+from training.bundle_files import ENCODER_FILE
+from training.checkpoints import held
 from training.dataset import DATASET_FILE, DatasetOptions, make_dataset
 from training.evaluate import EvaluateOptions, compare
+from training.examples import read_examples
 from training.export import export
 from training.export_options import ExportOptions
 from training.pairs import NUM_PAIRS
 from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.runs import MODEL_FOLDER, RUN_FILE
+from training.system_notation import parse_systems
 from training.systems import TUNED_ON
 from training.train import train
 from training.train_reranker import train_reranker
 
 INPUTS_FILE = "inputs.json"
+LEARNED_FROM_FILE = "learned_from.json"
 RERANK_DEPTHS = (20, 50, 100)
 
 
@@ -58,18 +71,21 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
     """
     recipes = [read_recipe(path) for path in options.recipes]
     reranker = read_recipe_of(RerankerRecipe, options.reranker) if options.reranker else None
+    systems = systems_of(recipes, options.out)
+    if reranker:
+        systems += reranked_of(reranker, recipes[0], options.out)
+    _require_names(recipes, reranker, systems)
     _require_same_inputs(options)
     data = options.out / "data"
     if not (data / DATASET_FILE).is_file():
         make_dataset(
             DatasetOptions(options.reviews, options.items, data, num_pairs=options.num_pairs)
         )
+    _require_categories([*recipes, *([reranker] if reranker else [])], data)
     for recipe in recipes:
         _train_and_export(recipe, data, options)
-    systems = systems_of(recipes, options.out)
     if reranker:
         _train_reranker(reranker, recipes[0], data, options)
-        systems += reranked_of(reranker, recipes[0], options.out)
     recalls = {}
     for folder, masked in (("report", False), ("report-masked", True)):
         results = compare(
@@ -105,8 +121,8 @@ def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
     best-rrf=rrf:best-bundle+bm25
     best-weighted=weighted:best-bundle+bm25
     """
-    bases = dict.fromkeys(recipe.model.base for recipe in recipes)
-    systems = [f"zero-shot-{base.rstrip('/').rsplit('/', 1)[-1]}={base}" for base in bases]
+    bases = short_names([recipe.model.base for recipe in recipes])
+    systems = [f"zero-shot-{name}={base}" for base, name in bases.items()]
     systems.append("bm25")
     for recipe in recipes:
         name, model = recipe.name, out / "runs" / recipe.name / MODEL_FOLDER
@@ -116,6 +132,22 @@ def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
         systems.append(f"{name}-bundle={out / 'bundles' / name}")
         systems += [f"{name}-{way}={way}:{name}-bundle+bm25" for way in ("rrf", "weighted")]
     return systems
+
+
+def short_names(bases: Iterable[str]) -> dict[str, str]:
+    """Return a name for each model: the last part of its path, and those before that tell it apart.
+
+    >>> short_names(["minilm", "r/a/model", "r/b/model/"])
+    {'minilm': 'minilm', 'r/a/model': 'a-model', 'r/b/model': 'b-model'}
+    """
+    parts = {base: base.split("/") for base in (each.rstrip("/") for each in bases)}
+    names = {}
+    for base, own in parts.items():
+        for depth in range(1, len(own) + 1):
+            names[base] = "-".join(own[-depth:])
+            if sum(other[-depth:] == own[-depth:] for other in parts.values()) == 1:
+                break
+    return names
 
 
 def reranked_of(reranker: RerankerRecipe, first: Recipe, out: Path) -> list[str]:
@@ -131,59 +163,182 @@ def _train_reranker(
     reranker: RerankerRecipe, first: Recipe, data: Path, options: ReproduceOptions
 ) -> None:
     """Train a cross-encoder on what a recipe's model finds, and write its bundle, once each."""
-    run, bundle = options.out / "runs" / reranker.name, options.out / "bundles" / reranker.name
-    if not _is_done(run, reranker):
-        model = options.out / "runs" / first.name / MODEL_FOLDER
-        train_reranker(reranker, data, str(model), run, options.out / "embeddings")
-    if not (bundle / "encoder.json").is_file():
-        export(
-            ExportOptions(
-                model=str(run / MODEL_FOLDER),
-                out=bundle,
-                quantization=options.quantization,
-                name=reranker.name,
-            )
-        )
+    run, of = options.out / "runs" / reranker.name, options.out / "runs" / first.name
+    learned_from = _learned_from(reranker) | {"bi_encoder": _model_of(of)}
+    known = _read(run / LEARNED_FROM_FILE)
+    if known is not None and known != learned_from:
+        # Its checkpoint would refuse to go on, and the model it learned from is gone.
+        with held(run):
+            shutil.rmtree(run)
+    _learn(
+        run,
+        reranker,
+        learned_from,
+        lambda: train_reranker(
+            reranker, data, str(of / MODEL_FOLDER), run, options.out / "embeddings"
+        ),
+    )
+    _export(run, reranker, (), options)
 
 
 def _train_and_export(recipe: Recipe, data: Path, options: ReproduceOptions) -> None:
     """Train by a recipe, unless that is done, and write the bundle of its model, likewise."""
-    run, bundle = options.out / "runs" / recipe.name, options.out / "bundles" / recipe.name
-    if not _is_done(run, recipe):
-        train(recipe, data, run)
-    if not (bundle / "encoder.json").is_file():
-        export(
-            ExportOptions(
-                model=str(run / MODEL_FOLDER),
-                out=bundle,
-                quantization=options.quantization,
-                name=recipe.name,
-                matryoshka_dims=recipe.loss.matryoshka_dims,
-            )
+    run = options.out / "runs" / recipe.name
+    _learn(run, recipe, _learned_from(recipe), lambda: train(recipe, data, run))
+    _export(run, recipe, recipe.loss.matryoshka_dims, options)
+
+
+def _learn(
+    run: Path, recipe: AnyRecipe, learned_from: Mapping[str, Any], train_it: Callable[[], Any]
+) -> None:
+    """Train, unless the run's record is there, of this very recipe and what it learns from.
+
+    Args:
+        run: the run's folder.
+        recipe: how to train.
+        learned_from: the models it learns from.
+        train_it: trains, or goes on; it refuses a folder whose checkpoint is of anything else.
+    """
+    recorded = _read(run / RUN_FILE)
+    if (
+        recorded is not None
+        and recorded["recipe"] == recipe.model_dump(mode="json")
+        and _read(run / LEARNED_FROM_FILE) == learned_from
+    ):
+        return
+    if not run.exists():
+        _write(run / LEARNED_FROM_FILE, learned_from)
+    train_it()
+    # A folder that was there before says only now that it fits: train_it did not refuse it.
+    _write(run / LEARNED_FROM_FILE, learned_from)
+
+
+def _export(
+    run: Path, recipe: AnyRecipe, matryoshka_dims: tuple[int, ...], options: ReproduceOptions
+) -> None:
+    """Write the bundle of a run's model, unless there is one of this very model and options."""
+    bundle = options.out / "bundles" / recipe.name
+    record = bundle.with_name(f"{recipe.name}.json")
+    made_of = _model_of(run) | {
+        "quantization": options.quantization,
+        "matryoshka_dims": list(matryoshka_dims),
+    }
+    has_bundle = (bundle / ENCODER_FILE).is_file()
+    if has_bundle and _read(record) == made_of:
+        return
+    # The record goes first: whatever is interrupted below, no bundle is taken for another.
+    record.unlink(missing_ok=True)
+    if has_bundle:
+        shutil.rmtree(bundle)
+    export(
+        ExportOptions(
+            model=str(run / MODEL_FOLDER),
+            out=bundle,
+            quantization=options.quantization,
+            name=recipe.name,
+            matryoshka_dims=matryoshka_dims,
         )
+    )
+    _write(record, made_of)
 
 
-def _is_done(run: Path, recipe: AnyRecipe) -> bool:
-    """Tell whether the run's record is there and is of this very recipe."""
-    path = run / RUN_FILE
-    if not path.is_file():
-        return False
-    recorded: dict[str, Any] = orjson.loads(path.read_bytes())
-    return bool(recorded["recipe"] == recipe.model_dump(mode="json"))
+def _learned_from(recipe: AnyRecipe) -> dict[str, Any]:
+    """Return what is known of the model that a recipe starts from: its weights, if in a folder."""
+    return {"base": _weights_of(Path(recipe.model.base))}
+
+
+def _model_of(run: Path) -> dict[str, Any]:
+    """Return what tells the model of a finished run from any other."""
+    recorded = _read(run / RUN_FILE)
+    assert recorded is not None
+    # Another machine comes to other weights by the same run_id.
+    return {"run_id": recorded["run_id"], "weights": _weights_of(run / MODEL_FOLDER)}
+
+
+def _weights_of(model: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights in a model's folder, by its path there."""
+    files = sorted(each for kind in ("*.safetensors", "*.bin") for each in model.rglob(kind))
+    return {str(each.relative_to(model)): _sha256(each) for each in files}
+
+
+def _require_names(
+    recipes: Sequence[Recipe], reranker: RerankerRecipe | None, systems: Sequence[str]
+) -> None:
+    """Refuse recipes that share a folder, and systems that the comparison would refuse.
+
+    Raises:
+        CommandError: two have one name.
+    """
+    names = Counter([each.name for each in recipes] + ([reranker.name] if reranker else []))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise CommandError(f"two recipes are called {twice[0]}; give each a name of its own")
+    parse_systems(systems)
+
+
+def _require_categories(recipes: Sequence[AnyRecipe], data: Path) -> None:
+    """Refuse a category to leave out that no pair has, before hours go into another recipe."""
+    for section in (recipe.data for recipe in recipes):
+        if section.except_category is not None:
+            read_examples(data, section.pairs_max, section.except_category)
 
 
 def _require_same_inputs(options: ReproduceOptions) -> None:
-    """Refuse a folder that holds what was made of other files."""
-    inputs = {
-        "reviews": [str(path.resolve()) for path in options.reviews],
-        "items": [str(path.resolve()) for path in options.items],
-        "pairs": options.num_pairs,
-    }
+    """Refuse a folder that holds what was made of other files, or of other content of theirs.
+
+    Raises:
+        CommandError: it does, or a file is missing.
+    """
+    reviews, items = (
+        [_file_facts(path) for path in paths] for paths in (options.reviews, options.items)
+    )
+    inputs = {"reviews": reviews, "items": items, "pairs": options.num_pairs}
     path = options.out / INPUTS_FILE
-    if path.is_file() and orjson.loads(path.read_bytes()) != inputs:
+    known = _read(path)
+    if known is not None and known != inputs:
+        # Earlier versions kept the path alone, and nothing to compare a file's content with.
+        before = {
+            each["path"]: each
+            for each in (*known["reviews"], *known["items"])
+            if isinstance(each, dict)
+        }
+        for now in (*reviews, *items):
+            if before.get(now["path"], now) != now:
+                raise CommandError(
+                    f"{now['path']} has changed since {options.out} was made of it; give another "
+                    "--out"
+                )
         raise CommandError(f"{options.out} holds what was made of other files; give another --out")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(orjson.dumps(inputs, option=orjson.OPT_INDENT_2) + b"\n")
+    _write(path, inputs)
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    """Return where a file is and what tells its content from any other."""
+    if not path.is_file():
+        raise CommandError(f"{path}: no such file")
+    return {
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is none."""
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = orjson.loads(path.read_bytes())
+    return found
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def main(

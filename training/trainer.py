@@ -21,7 +21,7 @@ from rpc.terminal import CommandError
 from training.batches import Batch
 from training.checkpoints import Progress, save_best, save_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
-from training.recipe import AnyRecipe
+from training.recipe import AnyRecipe, Recipe
 from training.torch_encoder import max_tokens_of
 
 Rows = NDArray[np.int64]
@@ -189,7 +189,8 @@ def take_step(trainer: Trainer, progress: Progress, batches: Sequence[Batch]) ->
     for batch in batches:
         with precision(trainer.recipe, trainer.device):
             loss = trainer.task.loss(batch, progress.negatives) / len(batches)
-        torch.autograd.backward(loss)
+        with backward_precision(trainer.recipe, trainer.device):
+            torch.autograd.backward(loss)
         total += float(loss.detach())
     if not math.isfinite(total):
         raise CommandError(
@@ -280,6 +281,16 @@ def precision(recipe: AnyRecipe, device: torch.device) -> AbstractContextManager
     """Return a context that computes in bfloat16 where that is asked for and pays."""
     if in_bf16(recipe, device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def backward_precision(recipe: AnyRecipe, device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context for the way back: as `precision` where the loss embeds again on it.
+
+    Elsewhere it would only cast gradients of what is float32 on purpose, as those of cosines.
+    """
+    if isinstance(recipe, Recipe) and recipe.loss.kind == "cached_mnrl":
+        return precision(recipe, device)
     return nullcontext()
 
 

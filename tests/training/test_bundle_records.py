@@ -1,3 +1,4 @@
+import gzip
 import json
 import shutil
 
@@ -122,6 +123,20 @@ def test_what_cannot_be_recorded_is_refused_before_any_work(bundles, tiny_data, 
     with pytest.raises(CommandError, match=r"twin is held against .*own's own queries; give that"):
         recorded(tiny_data, out, f"twin={bundles / 'twin'}@{bundles / 'own'}")
     assert not out.exists()
+
+
+def test_weights_tuned_on_masked_queries_are_not_recorded(bundles, tiny_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    with gzip.open(data / "queries.jsonl.gz", "rt") as file:
+        queries = [json.loads(line) | {"metadata": {"masked": "words"}} for line in file]
+    with gzip.open(data / "queries.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    own, before = bundles / "own", description(bundles / "own")
+    with pytest.raises(CommandError, match="--record: what masked queries say is not for bundles"):
+        recorded(data, tmp_path / "out", "bm25", f"own={own}", "rrf:own+bm25", masked=True)
+    assert description(own) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_queries_and_items_of_different_lengths_are_refused(

@@ -59,6 +59,18 @@ def test_masked_queries_are_asked_in_place_of_the_reviews(data, tmp_path):
     assert first == ["i1", "i1", "i1"]  # nothing matches: all score 0, ties by row
 
 
+def test_queries_that_say_much_and_nothing_of_masking_are_refused_with_masked(data, tmp_path):
+    path = data / "queries.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        queries = [json.loads(line) for line in file]
+    del queries[1]["metadata"]["masked"]
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    with pytest.raises(CommandError, match="--masked: this data set has no masked queries"):
+        compared(data, tmp_path / "out", "bm25", masked=True)
+    assert compared(data, tmp_path / "out", "bm25")["queries"] == 3
+
+
 @pytest.mark.parametrize(("asked", "tuned_on"), [(0, 3), (2, 2), (9, 3)])
 def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
     data, tmp_path, asked, tuned_on

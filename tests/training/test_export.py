@@ -130,10 +130,10 @@ def test_retrieval_is_measured_on_generated_judgements_unless_others_are_given(m
 
 def test_shorter_lengths_and_the_reason_to_publish_are_carried(tmp_path, small_model):
     options = ExportOptions(
-        str(small_model), tmp_path / "b", matryoshka_dims=(64, 32), force_reason="a trial"
+        str(small_model), tmp_path / "b", matryoshka_dims=(64, 32, 128), force_reason="a trial"
     )
     encoder = export(options)
-    assert encoder["matryoshka_dims"] == [32, 64]
+    assert encoder["matryoshka_dims"] == [32, 64]  # 128 are all, and no shorter length
     assert encoder["gate"]["forced"] == "a trial"
 
 

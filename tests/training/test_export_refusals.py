@@ -241,7 +241,7 @@ def test_a_graph_that_differs_from_its_model_is_refused():
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("--matryoshka-dims", "64,128", "--matryoshka-dims has 128; allowed 1..127"),
+        ("--matryoshka-dims", "64,129", "--matryoshka-dims has 129; allowed 1..128"),
         ("--matryoshka-dims", "half", "numbers with commas are needed"),
         ("--judgements", "nowhere", "this is no BEIR folder"),
         ("--calibration", "empty.txt", "has no text"),

@@ -74,3 +74,14 @@ def test_a_negative_is_never_of_a_product_that_its_batch_asks_for(tiny_data):
     assert others[2] == examples.items[20]
     assert not set(others) & set(items)
     assert examples.columns(batch, negatives) == [queries, items, others]
+
+
+def test_a_pair_without_mined_negatives_gets_another_item_in_each_column(tiny_data):
+    examples = read_examples(tiny_data, None, None)
+    batch = list(range(0, 16, 2))
+    negatives = np.full((len(examples.queries), 3), -1, dtype=np.int64)
+    columns = examples.columns(batch, negatives)[2:]
+    assert len({tuple(column) for column in columns}) == 3
+    assert [len({*texts}) for texts in zip(*columns, strict=True)].count(3) > len(batch) / 2
+    # One negative a pair is drawn as it was before there could be more.
+    assert examples.columns(batch, negatives[:, :1])[2] == columns[0]

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from rpc.terminal import CommandError
 from training.beir import Collection, load_collection
 from training.evaluate import EvaluateOptions, compare
-from training.fusion import Hits, ranked, reciprocal_ranks, weighted_scores
+from training.fusion import NOTHING_FOUND, Hits, ranked, reciprocal_ranks, weighted_scores
 from training.ranking import exact_top_k
+from training.reranking import PairScorer
 from training.system_notation import parse_systems
 from training.systems import (
     Ground,
@@ -93,6 +94,34 @@ def test_what_shares_no_word_is_no_lexical_hit():
     dense, lexical = hits({7: 0.9, 3: 0.8}), hits({1: 0.0, 2: 0.0})
     assert ranked(reciprocal_ranks(dense, lexical, 1.0), 2).rows.tolist() == [[7, 3]]
     assert ranked(weighted_scores(dense, lexical, 0.5), 2).rows.tolist() == [[7, 3]]
+
+
+def test_a_reranked_side_keeps_scores_below_zero():
+    dense, reranked = hits({7: 0.9, 3: 0.8}), hits({3: -1.0, 5: -4.0})
+    [by_rank] = reciprocal_ranks(dense, reranked, 1.0, no_hit=NOTHING_FOUND)
+    assert by_rank == pytest.approx({7: 1 / 61, 3: 1 / 62 + 1 / 61, 5: 1 / 62})
+    [by_score] = weighted_scores(dense, reranked, 0.5, no_hit=NOTHING_FOUND)
+    assert by_score == pytest.approx({7: 0.5, 3: 0.5, 5: 0.0})
+
+
+@pytest.mark.parametrize(("second", "counts"), [("rerank", True), ("bm25", False)])
+@pytest.mark.parametrize("fusion", ["rrf", "weighted"])
+def test_only_of_bm25_is_a_score_of_zero_or_less_no_hit(
+    tiny_data, tmp_path, fusion, second, counts
+):
+    collection = load_collection(tiny_data, "test")
+    ground = Ground(collection, dev=None, same_title=True, cache=tmp_path)
+    ground.scorers["lengths"] = PairScorer(  # logits of a cross-encoder, all below 0
+        "lengths", "f1", lambda pairs: np.array([-len(text) for _, text in pairs], np.float32)
+    )
+    opened = {}
+    all_weight = {"rrf": "lexical_weight=100", "weighted": "alpha=0&short_alpha=0"}[fusion]
+    written = ["bm25", "rerank:bm25+lengths?depth=24", f"both={fusion}:bm25+{second}?{all_weight}"]
+    for system in parse_systems(written):
+        opened[system.name] = open_system(system, ground, opened)
+    found = opened["both"].search(["nothing that a title has"])
+    alone = opened["rerank"].search(["nothing that a title has"])
+    assert (found.rows[0, :5].tolist() == alone.rows[0, :5].tolist()) is counts
 
 
 @given(

@@ -9,13 +9,13 @@ from sentence_transformers import SentenceTransformer
 from rpc.terminal import CommandError
 from training.beir import load_collection
 from training.bi_encoder_task import prepare_task
-from training.checkpoints import held
+from training.checkpoints import Progress, held
 from training.examples import read_examples
 from training.principal_directions import principal_directions, turned
 from training.recipe import Recipe
 from training.runs import out_of_memory_as_sentence
 from training.train import remedy, train
-from training.trainer import precision
+from training.trainer import backward_precision, precision, prepare, take_step
 
 TOTAL_STEPS = 8  # 2 epochs of 48 pairs: 4 steps of 2 batches of 6
 
@@ -184,6 +184,59 @@ def test_a_run_in_bfloat16_learns_and_says_so(tiny_model, tiny_data, tmp_path, m
     assert sum(losses[12:16]) < sum(losses[4:8])
 
 
+@pytest.mark.parametrize("kind", ["mnrl", "cached_mnrl"])
+def test_every_pass_that_embeds_is_in_bfloat16_and_every_weight_learns(
+    tiny_model, tiny_data, tmp_path, monkeypatch, kind
+):
+    examples, dev = read_examples(tiny_data, None, None), load_collection(tiny_data, "dev")
+    gradients = {}
+    for name, capabilities in (("bf16", {"amx_bf16": True}), ("float32", {})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        recipe = a_recipe(
+            tiny_model,
+            loss={"kind": kind},
+            batches={"accumulation": 1},
+            optimizer={"gradient_norm_max": 1.0},
+            run={"bf16": True},
+        )
+        task = prepare_task(recipe, examples, dev, same_title=True)
+        for module in task.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        seen = set()
+        task.model[0].model.encoder.layer[0].output.dense.register_forward_hook(
+            lambda _module, _taken, given, seen=seen: seen.add(
+                (torch.is_grad_enabled(), given.dtype)
+            )
+        )
+        take_step(prepare(recipe, task, tmp_path), Progress(), task.batches(0)[:1])
+        dtype = torch.bfloat16 if name == "bf16" else torch.float32
+        passes = {True} if kind == "mnrl" else {False, True}
+        assert seen == {(with_gradients, dtype) for with_gradients in passes}
+        gradients[name] = {
+            key: weight.grad
+            for key, weight in task.model.named_parameters()
+            if weight.grad is not None
+        }
+    assert gradients["bf16"].keys() == gradients["float32"].keys()
+    left, right = (
+        torch.cat([each.ravel() for each in gradients[name].values()])
+        for name in ("bf16", "float32")
+    )
+    assert torch.nn.functional.cosine_similarity(left, right, dim=0) > 0.98
+
+
+def test_gradients_of_what_is_computed_in_float32_are_too(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    cpu = torch.device("cpu")
+    plain, cached = (
+        backward_precision(a_recipe("any", loss={"kind": kind}, run={"bf16": True}), cpu)
+        for kind in ("mnrl", "cached_mnrl")
+    )
+    assert isinstance(plain, nullcontext)
+    assert isinstance(cached, torch.autocast)
+
+
 def test_turned_vectors_keep_their_products_and_say_most_first(tiny_model, tiny_data, tmp_path):
     items, found = list(read_examples(tiny_data, None, None).items), {}
     for turn in (False, True):
@@ -214,6 +267,14 @@ def test_a_model_that_is_turned_again_has_one_linear_layer(tiny_model):
 def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, tmp_path):
     recipe = a_recipe(tiny_model, loss={"matryoshka_dims": [8, 32]})
     with pytest.raises(CommandError, match=r"loss\.matryoshka_dims has 32; allowed 1\.\.16"):
+        train(recipe, tiny_data, tmp_path)
+
+
+def test_a_category_that_no_pair_has_is_refused_and_those_there_are_named(
+    tiny_model, tiny_data, tmp_path
+):
+    recipe = a_recipe(tiny_model, data={"except_category": "boot"})
+    with pytest.raises(CommandError, match=r"is 'boot', .* boots, kettle, lamp, scarf$"):
         train(recipe, tiny_data, tmp_path)
 
 
