@@ -6,11 +6,15 @@
  "metadata": {"image": "https://..."}}
 """
 
+from decimal import Decimal
 from typing import Any
 
 from gateway.catalog.item import AttributeValue, CatalogItem
 from gateway.ingest.records import Fields, Reason, Refused
 from gateway.ingest.values import parse_time, plain
+
+_EXACT_MAX = 2.0**53
+"""Up to here every whole number is a float."""
 
 FIELDS = frozenset({"item_id", "title", "texts", "attributes", "metadata"})
 
@@ -50,7 +54,10 @@ def item_id_of(value: object) -> str:
     """
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return str(int(value))
+    # Of a larger one the digits are lost already: another item may have become the same.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_MAX:
         return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

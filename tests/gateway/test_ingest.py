@@ -125,6 +125,7 @@ BAD_LINES = [
     ("invalid_utf8", b'{"item_id": "x", "title": "caf\xe9"}', "invalid UTF-8 at byte 31"),
     ("no_item_id", {"title": "Dress"}, "no item id"),
     ("no_item_id", {"item_id": "", "title": "Dress"}, "no item id"),
+    ("no_item_id", {"item_id": 2**64 + 1, "title": "Dress"}, "no item id"),
     ("invalid_item_id", {"item_id": "x" * 257, "title": "Dress"}, "1..256 bytes of UTF-8"),
     ("invalid_item_id", {"item_id": "x\ty", "title": "Dress"}, "without control characters"),
     ("no_title", {"item_id": "x"}, "no title"),

@@ -261,6 +261,12 @@ class TestFlatFormat:
         assert schema(url) == {"price": "number"}
         assert stored(url)["1"].attributes["price"].number == 9.5
 
+    def test_whole_decimals_in_parquet_may_be_ids(self, url: str, tmp_path: Path):
+        ids, titles = pa.array([Decimal(7), Decimal(10**20)]), pa.array(["Lamp", "Hat"])
+        pq.write_table(pa.table({"item_id": ids, "title": titles}), tmp_path / "shop.parquet")
+        run(url, tmp_path / "shop.parquet")
+        assert sorted(stored(url)) == [f"{10**20}", "7"]
+
     @pytest.mark.parametrize(
         ("reason", "fragment", "values"),
         [
