@@ -32,7 +32,7 @@ def products():
         items.append({"parent_asin": asin, "title": f"{color} {thing}", "store": f"Maker{number}"})
         for text in (
             f"I bought this {thing} for my sister and number {number} is what she wanted",
-            f"After {number} days of use the {color} one still works, which is a pleasant surprise",
+            f"After {number} days the {color} one number {number} still works, a pleasant surprise",
         ):
             reviews.append({"parent_asin": asin, "rating": 5, "title": "", "text": text})
     return items, reviews
