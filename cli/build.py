@@ -20,7 +20,7 @@ from cli.signals import stop_signals_interrupt
 from cli.stages import StageFailed, StageResult, command_line, run_stage
 from cli.tables import size
 from rpc.errors import VitrineError
-from rpc.files import replace_file, sync_folder
+from rpc.files import replace_file, replace_folder, sha256_of, sync_folder
 from rpc.terminal import CommandError
 
 DESCRIPTION_FILE = "encoder.json"
@@ -149,7 +149,8 @@ def copy_bundle(home: Home, bundle: Path) -> str:
     if target.is_dir() and not _damage(target, description):
         replace_file(target / DESCRIPTION_FILE, (bundle / DESCRIPTION_FILE).read_bytes())
     else:
-        _move_in(_checked_copy(bundle, target), target)
+        replaced = target.with_name(f"{_REPLACED_PREFIX}{target.name}")
+        replace_folder(_checked_copy(bundle, target), target, replaced)
     return description.encoder_id
 
 
@@ -283,16 +284,6 @@ def _checked_copy(bundle: Path, target: Path) -> Path:
     return aside
 
 
-def _move_in(aside: Path, target: Path) -> None:
-    """Rename a finished copy to its name; what was there before goes away after that."""
-    replaced = target.with_name(f"{_REPLACED_PREFIX}{target.name}")
-    if target.exists():
-        target.rename(replaced)
-    aside.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def _damage(folder: Path, description: _Description) -> str:
     """Return the first file that is not what is recorded, and how it differs; else nothing."""
     for name, (num_bytes, sha256) in description.files.items():
@@ -305,8 +296,7 @@ def _difference(path: Path, num_bytes: int, sha256: str) -> str:
     try:
         if (got := path.stat().st_size) != num_bytes:
             return f"has {got} bytes, {num_bytes} are recorded"
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except FileNotFoundError:
         return "is missing"
     return "" if digest == sha256 else "has another SHA-256 than is recorded"

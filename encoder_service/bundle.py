@@ -18,6 +18,7 @@ import typer
 from numpy.typing import NDArray
 
 from rpc.errors import DataLoss, FailedPrecondition
+from rpc.files import sha256_of
 from rpc.terminal import errors_as_sentences, print_result, progress_bar
 
 FORMAT_VERSION = 1
@@ -244,8 +245,7 @@ def _verify_file(path: Path, size: int, sha256: str) -> None:
     try:
         if (got := path.stat().st_size) != size:
             raise DataLoss(str(path), f"has {got} bytes, {size} are recorded")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except FileNotFoundError as exc:
         raise DataLoss(str(path), "is missing; export the bundle again") from exc
     if digest != sha256:

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from rpc.files import replace_file, sync_folder
+from rpc.files import replace_file, replace_folder, sync_folder
 from rpc.terminal import CommandError
 
 FORMAT_VERSION = 1
@@ -71,7 +71,7 @@ def write_bundle(
             _write(aside / name, content)
         _write(aside / ENCODER_FILE, orjson.dumps(encoder, option=orjson.OPT_INDENT_2))
         sync_folder(aside)
-        _move_in(aside, out)
+        replace_folder(aside, out, out.with_name(f".{out.name}.{os.getpid()}.old"))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return encoder
@@ -167,13 +167,3 @@ def _write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
-
-
-def _move_in(aside: Path, out: Path) -> None:
-    """Rename a finished folder to its name; what was there before goes away after that."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    aside.rename(out)
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

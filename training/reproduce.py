@@ -16,7 +16,6 @@ or --quantize, a reranker trained again for another model of the first recipe. O
 are refused.
 """
 
-import hashlib
 import logging
 import shutil
 from collections import Counter
@@ -28,7 +27,7 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
-from rpc.files import replace_file
+from rpc.files import replace_file, sha256_of
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.bundle_files import ENCODER_FILE
 from training.checkpoints import held
@@ -258,7 +257,7 @@ def _model_of(run: Path) -> dict[str, Any]:
 def _weights_of(model: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of weights in a model's folder, by its path there."""
     files = sorted(each for kind in ("*.safetensors", "*.bin") for each in model.rglob(kind))
-    return {str(each.relative_to(model)): _sha256(each) for each in files}
+    return {str(each.relative_to(model)): sha256_of(each) for each in files}
 
 
 def _require_names(
@@ -318,13 +317,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
     return {
         "path": str(path.resolve()),
         "bytes": path.stat().st_size,
-        "sha256": _sha256(path),
+        "sha256": sha256_of(path),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -32,9 +32,17 @@ def next_number(generations: Path) -> int:
 
     Services know a generation by its number: another one of the same number they would take for
     the one that they have loaded.
+
+    Raises:
+        CommandError: what says so was altered.
     """
     last = generations / LAST_NUMBER_FILE
-    last_given = int(last.read_text()) if last.exists() else 0
+    try:
+        last_given = int(last.read_text()) if last.exists() else 0
+    except ValueError as exc:
+        raise CommandError(
+            f"{last} holds no number; write the largest that a generation here ever had into it"
+        ) from exc
     return max(last_given, *published_generations(generations), 0) + 1
 
 

@@ -1,12 +1,12 @@
 """Whether a generation's files are what its manifest promises."""
 
-import hashlib
 import random
 from enum import StrEnum
 from pathlib import Path
 
 from index_service.generation.manifest import FileEntry, Manifest
 from rpc.errors import DataLoss
+from rpc.files import sha256_of
 
 _REMEDY = "build the generation again, or restore the file"
 
@@ -60,12 +60,6 @@ def verify_file(path: Path, entry: FileEntry, *, with_hash: bool) -> None:
         raise DataLoss(str(path), f"has {size} bytes, not {entry.bytes}; {_REMEDY}")
     if with_hash and sha256_of(path) != entry.sha256:
         raise DataLoss(str(path), f"its SHA-256 is not the manifest's; {_REMEDY}")
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def entry_of(path: Path) -> FileEntry:

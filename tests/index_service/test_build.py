@@ -225,6 +225,9 @@ def test_the_number_of_a_deleted_generation_is_not_given_again(tmp_path):
     assert build(catalogue, tmp_path).generation == 3
     shutil.rmtree(tmp_path / "generations" / "000003")
     assert reshard(tmp_path / "generations", 1, 2).generation == 4
+    (tmp_path / "generations" / ".last-number").write_text("many")
+    with pytest.raises(CommandError, match="holds no number"):
+        build(catalogue, tmp_path)
 
 
 def test_no_room_is_a_sentence_and_leaves_published_generations_alone(tmp_path):
