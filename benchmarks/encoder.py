@@ -46,6 +46,7 @@ from training.generated_queries import generated_collection
 PHASES = ("quality", "grid", "targets", "report")
 LENGTHS = (8, 16, 32, 64, 128)
 BATCHES = (1, 8, 32)
+TEXTS_TOGETHER = 16  # full precision embeds a corpus so; neighbours change nothing but rounding
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -90,8 +91,8 @@ def measure_quality(
             part = part_to_embed(collection, own_items) if "int8" in key or key == "own" else None
 
             def full(texts: Sequence[str]) -> Floats:
-                # The same file on more threads, which is sooner done.
-                return cache.embedded(full_hash, texts, running["onnx_fp32"])
+                # The same file on more threads, and texts together, which is sooner done.
+                return cache.embedded(full_hash, texts, running["onnx_fp32"], TEXTS_TOGETHER)
 
             def own(texts: Sequence[str], model: str = model, worker: Worker = worker) -> Floats:
                 return cache.embedded(model, texts, worker)

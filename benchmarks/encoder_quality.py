@@ -35,11 +35,13 @@ class EmbeddingsCache:
         digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         return self._folder / f"{model[:12]}-{digest[:12]}.npy"
 
-    def embedded(self, model: str, texts: Sequence[str], worker: Worker) -> Floats:
-        """Return vectors, made by the worker unless they are there."""
+    def embedded(
+        self, model: str, texts: Sequence[str], worker: Worker, together: int = 1
+    ) -> Floats:
+        """Return vectors, made by the worker, so many texts at once, unless they are there."""
         path = self.path(model, texts)
         if not path.exists():
-            portions = self._portions(path.with_suffix(".portions"), model, texts, worker)
+            portions = self._portions(path, model, texts, worker, together)
             aside = path.with_suffix(".part.npy")
             np.save(aside, np.concatenate([np.load(portion) for portion in portions]))
             aside.rename(path)
@@ -48,9 +50,10 @@ class EmbeddingsCache:
         return found
 
     def _portions(
-        self, folder: Path, model: str, texts: Sequence[str], worker: Worker
+        self, path: Path, model: str, texts: Sequence[str], worker: Worker, together: int
     ) -> list[Path]:
         """Return files of the vectors of some texts each; those that are there are kept."""
+        folder = path.with_suffix(".portions")
         folder.mkdir(parents=True, exist_ok=True)
         portions = []
         with progress_bar(f"embedding by {model[:12]}", total=len(texts)) as advance:
@@ -59,7 +62,7 @@ class EmbeddingsCache:
                 portions.append(folder / f"{start}.npy")
                 if not portions[-1].exists():
                     aside = folder / "aside.npy"
-                    worker.embed(some, aside)
+                    worker.embed(some, aside, together)
                     aside.rename(portions[-1])
                 advance(len(some))
         return portions

@@ -55,10 +55,13 @@ class Bm25:
             int64 and float32 of shape (q, k). An item of score 0 has no word of the query.
         """
         kept = min(k, int(self._index.scores["num_docs"]))
-        rows, scores = self._index.retrieve(tokenize(queries), k=kept, show_progress=False)
-        found, points = rows.astype(np.int64), scores.astype(np.float32)
-        order = np.lexsort((found, -points), axis=1)
-        return np.take_along_axis(found, order, 1), np.take_along_axis(points, order, 1)
+        rows = np.empty((len(queries), kept), np.int64)
+        points = np.empty((len(queries), kept), np.float32)
+        for at, words in enumerate(tokenize(queries, ids=False)):
+            scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(words))
+            rows[at] = _best(scores, kept)
+            points[at] = scores[rows[at]]
+        return rows, points
 
 
 def tune(
@@ -80,14 +83,29 @@ def tune(
     return best, {f"k1={each.k1} b={each.b}": value for each, value in found.items()}
 
 
+def _best(scores: Floats, k: int) -> Rows:
+    """Return the rows of the k best; of equals at the end, which bm25s cuts as it comes, the first.
+
+    >>> _best(np.float32([1, 2, 1, 3, 1]), 3).tolist()
+    [3, 1, 0]
+    """
+    last = np.partition(scores, -k)[-k]
+    above = np.flatnonzero(scores > last)
+    equal = np.flatnonzero(scores == last)[: k - len(above)]
+    rows = np.concatenate([above, equal])
+    found: Rows = rows[np.lexsort((rows, -scores[rows]))]
+    return found
+
+
 def _index(tokenized: Any, parameters: Bm25Parameters) -> Any:
     index = bm25s.BM25(k1=parameters.k1, b=parameters.b, method="lucene")
     index.index(tokenized, show_progress=False)
     return index
 
 
-def tokenize(texts: Sequence[str]) -> Any:
-    """Return texts as bm25s takes them."""
+def tokenize(texts: Sequence[str], *, ids: bool = True) -> Any:
+    """Return texts as bm25s takes them: items by ids and vocabulary, or lists of stems."""
+    stemmer = Stemmer.Stemmer("english")
     return bm25s.tokenize(
-        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False
+        list(texts), stopwords="en", stemmer=stemmer, return_ids=ids, show_progress=False
     )

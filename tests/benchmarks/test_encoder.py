@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks import encoder
+from benchmarks import encoder, encoder_worker
 from benchmarks.encoder_quality import EmbeddingsCache, part_to_embed, quality
 from benchmarks.encoder_report import COLUMNS, markdown
 from benchmarks.encoder_targets import targets
@@ -44,7 +44,7 @@ class CountingWorker:
     def __init__(self):
         self.asked = 0
 
-    def embed(self, texts, out):
+    def embed(self, texts, out, together):
         self.asked += 1
         np.save(out, np.array([[len(text)] for text in texts], dtype=np.float32))
 
@@ -61,10 +61,10 @@ def test_vectors_are_made_once_for_a_model_and_texts(tmp_path):
 
 def test_an_interrupted_run_keeps_the_portions_that_are_done(tmp_path):
     class StoppedWorker(CountingWorker):
-        def embed(self, texts, out):
+        def embed(self, texts, out, together):
             if self.asked == 2:
                 raise KeyboardInterrupt
-            super().embed(texts, out)
+            super().embed(texts, out, together)
 
     cache, worker = EmbeddingsCache(tmp_path), CountingWorker()
     texts = ["x" * (number % 7) for number in range(3_500)]
@@ -74,6 +74,20 @@ def test_an_interrupted_run_keeps_the_portions_that_are_done(tmp_path):
     assert worker.asked == 2
     assert found.ravel().tolist() == [len(text) for text in texts]
     assert [file.suffix for file in tmp_path.iterdir()] == [".npy"]
+
+
+def test_texts_embedded_together_get_the_rows_of_their_places():
+    batches = []
+
+    class Lengths:
+        def encode(self, texts):
+            batches.append(len(texts))
+            return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+    texts = ["x" * (number * 7 % 11) for number in range(40)]
+    found = encoder_worker.embedded(Lengths(), texts, together=16)
+    assert found.ravel().tolist() == [len(text) for text in texts]
+    assert batches == [16, 16, 8]
 
 
 def test_loss_is_what_full_precision_finds_and_the_system_does_not():

@@ -103,6 +103,14 @@ def test_equal_bm25_scores_are_ordered_by_row():
     assert scores[0, 0] == scores[0, 1] > scores[0, 2] == 0
 
 
+def test_of_equal_bm25_scores_the_first_rows_are_kept_whatever_the_cut():
+    index = Bm25(tokenize(["blue scarf"] * 50 + ["red boots"] * 500))
+    for kept in (1, 10, 100):
+        rows, scores = index.search(["red", "", "nowhere"], kept)
+        assert rows.tolist() == [list(range(50, 50 + kept)), *2 * [list(range(kept))]]
+        assert not scores[1:].any()
+
+
 def test_only_new_texts_are_encoded_and_a_torn_write_is_cut_off(tmp_path):
     asked = []
 
