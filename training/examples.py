@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rpc.terminal import CommandError
 from training.dataset import PAIRS_FILE
+from training.short_queries import few_words
 
 Rows = NDArray[np.int64]
 # Items tried in place of a negative that cannot be used; a batch asks for few of all products.
@@ -117,4 +118,19 @@ def read_examples(folder: Path, pairs_max: int | None, except_category: str | No
         items=tuple(rows),
         item_groups=tuple(item_groups),
         fingerprint=xxhash.xxh3_128_hexdigest(orjson.dumps(kept)),
+    )
+
+
+def with_short_queries(examples: Examples, per_item: int) -> Examples:
+    """Return pairs to which so many made-up short queries for each item are added."""
+    if not per_item:
+        return examples
+    rows = np.repeat(np.arange(len(examples.items)), per_item)
+    typed = (few_words(title, number) for title in examples.items for number in range(per_item))
+    return replace(
+        examples,
+        queries=(*examples.queries, *typed),
+        groups=(*examples.groups, *(examples.item_groups[row] for row in rows)),
+        positives=np.concatenate([examples.positives, rows]),
+        fingerprint=f"{examples.fingerprint} {per_item} short",
     )

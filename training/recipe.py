@@ -73,6 +73,17 @@ class DataSection(Section):
     except_category: str | None = None
 
 
+class QueriesSection(DataSection):
+    """What is trained on, and what is asked beside reviews.
+
+    Attributes:
+        short_queries: so many made-up short queries for each item, two to four words of its title;
+            dev asks one for each of its reviews as well.
+    """
+
+    short_queries: int = Field(default=0, ge=0, le=16)
+
+
 class LossSection(Section):
     """What is made small.
 
@@ -210,6 +221,7 @@ class Recipe(AnyRecipe):
     """A recipe for a bi-encoder."""
 
     model: BiEncoderSection
+    data: QueriesSection = QueriesSection()
     loss: LossSection = LossSection()
     batches: ProductBatchSection
     negatives: NegativesSection = NegativesSection()
@@ -260,6 +272,7 @@ class RerankerRunSection(RunSection):
 class RerankerRecipe(AnyRecipe):
     """A recipe for a cross-encoder."""
 
+    data: QueriesSection = QueriesSection()
     loss: RerankerLossSection = RerankerLossSection()
     negatives: RerankerNegativesSection = RerankerNegativesSection()
     run: RerankerRunSection = RerankerRunSection()

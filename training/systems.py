@@ -24,7 +24,7 @@ from training.fusion import (
 from training.latency import median_ms
 from training.ranking import evaluate, exact_top_k, run_of
 from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
-from training.short_queries import few_words, is_short
+from training.short_queries import is_short, typed_for
 from training.system_notation import HITS_MAX, Written
 
 Floats = NDArray[np.float32]
@@ -300,13 +300,6 @@ def _tune_weighted(ground: Ground, dense: Search, lexical: Opened) -> dict[str, 
     alpha = best_alpha(ground.dev.query_texts)
     short = best_alpha(typed_for(ground.dev)) if ground.same_title else alpha
     return {"alpha": alpha, "short_alpha": short}
-
-
-def typed_for(collection: Collection) -> list[str]:
-    """Return for each query a few words of the title of an item that answers it."""
-    titles = dict(zip(collection.item_ids, collection.item_texts, strict=True))
-    answers = (min(collection.qrels[query_id]) for query_id in collection.query_ids)
-    return [few_words(titles[answer]) for answer in answers]
 
 
 def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:

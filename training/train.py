@@ -16,9 +16,10 @@ from training.beir import load_collection, narrow
 from training.bi_encoder_task import prepare_task
 from training.checkpoints import held
 from training.dataset import is_of_reviews
-from training.examples import read_examples
+from training.examples import read_examples, with_short_queries
 from training.recipe import Recipe, read_recipe
 from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
+from training.short_queries import with_typed
 from training.trainer import prepare
 
 
@@ -29,8 +30,10 @@ def train(recipe: Recipe, data: Path, out: Path) -> dict[str, Any]:
         CommandError: the data set, the model or the folder does not fit, or memory ran out.
     """
     examples = read_examples(data, recipe.data.pairs_max, recipe.data.except_category)
+    examples = with_short_queries(examples, recipe.data.short_queries)
     dev = load_collection(data, "dev")
     dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
+    dev = with_typed(dev) if recipe.data.short_queries else dev
     facts = {
         "pairs": len(examples.queries),
         "items": len(examples.items),

@@ -16,10 +16,11 @@ from training.beir import load_collection, narrow
 from training.checkpoints import held
 from training.dataset import is_of_reviews
 from training.embeddings import open_encoder
-from training.examples import read_examples
+from training.examples import read_examples, with_short_queries
 from training.recipe import RerankerRecipe, read_recipe_of
 from training.reranker_task import find_candidates, prepare_task
 from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
+from training.short_queries import with_typed
 from training.trainer import prepare
 
 
@@ -32,8 +33,10 @@ def train_reranker(
         CommandError: the data set, a model or the folder does not fit, or memory ran out.
     """
     examples = read_examples(data, recipe.data.pairs_max, recipe.data.except_category)
+    examples = with_short_queries(examples, recipe.data.short_queries)
     dev = load_collection(data, "dev")
     dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
+    dev = with_typed(dev) if recipe.data.short_queries else dev
     out.mkdir(parents=True, exist_ok=True)
     with held(out), out_of_memory_as_sentence(remedy(recipe)):
         encoder = open_encoder(bi_encoder, recipe.batches.mini_batch)

@@ -10,10 +10,11 @@ from rpc.terminal import CommandError
 from training.beir import load_collection
 from training.bi_encoder_task import prepare_task
 from training.checkpoints import Progress, held
-from training.examples import read_examples
+from training.examples import read_examples, with_short_queries
 from training.principal_directions import principal_directions, turned
 from training.recipe import Recipe
 from training.runs import out_of_memory_as_sentence
+from training.short_queries import with_typed
 from training.train import remedy, train
 from training.trainer import backward_precision, precision, prepare, take_step
 
@@ -304,6 +305,41 @@ def test_a_category_can_be_kept_out(tiny_data):
     examples = read_examples(tiny_data, None, "lamp")
     assert len(examples.queries) == 36
     assert not any("lamp" in item for item in examples.items)
+
+
+def test_short_queries_ask_for_every_item_beside_the_reviews(tiny_data):
+    plain = read_examples(tiny_data, None, None)
+    asked = with_short_queries(plain, 2)
+    assert asked.queries[: len(plain.queries)] == plain.queries
+    added = slice(len(plain.queries), None)
+    assert len(asked.queries[added]) == 2 * len(plain.items)
+    for query, row, group in zip(
+        asked.queries[added], asked.positives[added], asked.groups[added], strict=True
+    ):
+        assert set(query.split()) <= set(plain.items[row].lower().split())
+        assert group == plain.item_groups[row]
+    assert (
+        len({plain.fingerprint, asked.fingerprint, with_short_queries(plain, 1).fingerprint}) == 3
+    )
+    assert with_short_queries(plain, 0) is plain
+
+
+def test_with_short_queries_dev_asks_each_of_its_items_in_few_words_too(
+    tiny_model, tiny_data, tmp_path
+):
+    found = {
+        asked: train(
+            a_recipe(tiny_model, data={"short_queries": asked}), tiny_data, tmp_path / f"{asked}"
+        )
+        for asked in (0, 1)
+    }
+    assert found[1]["pairs"] == found[0]["pairs"] + found[0]["items"]
+    assert found[1]["dev"]["queries"] == 2 * found[0]["dev"]["queries"]
+    collection = with_typed(load_collection(tiny_data, "dev"))
+    texts = dict(zip(collection.query_ids, collection.query_texts, strict=True))
+    for query_id in [each for each in collection.query_ids if each.endswith(" typed")]:
+        assert collection.qrels[query_id] == collection.qrels[query_id.removesuffix(" typed")]
+        assert 1 <= len(texts[query_id].split()) <= 4
 
 
 def test_layers_are_frozen_from_below_and_one_is_left(minilm_model, tiny_data):
