@@ -11,6 +11,7 @@ import Stemmer
 from numpy.typing import NDArray
 
 from rpc.terminal import progress_bar
+from training.fusion import NO_ROW
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -52,7 +53,8 @@ class Bm25:
             k: hits a query; all items when there are fewer.
 
         Returns:
-            int64 and float32 of shape (q, k). An item of score 0 has no word of the query.
+            int64 and float32 of shape (q, k); row -1 and score 0 where no more items share a word
+            with the query.
         """
         kept = min(k, int(self._index.scores["num_docs"]))
         rows = np.empty((len(queries), kept), np.int64)
@@ -61,6 +63,7 @@ class Bm25:
             scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(words))
             rows[at] = _best(scores, kept)
             points[at] = scores[rows[at]]
+        rows[points <= 0] = NO_ROW
         return rows, points
 
 

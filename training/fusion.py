@@ -10,26 +10,22 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 RRF_K = 60
-# FAISS's score where it found no more.
-NOTHING_FOUND = float(np.finfo(np.float32).min)
-NO_WORD_SHARED = 0.0  # BM25's score of an item with none of a query's words
+NO_ROW = -1  # stands, as in FAISS, where nothing more was found
 
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The best rows of each query, best first, and their scores, both of shape (q, k)."""
+    """The best rows of each query, best first, and their scores, both of shape (q, k).
+
+    Where less was found, rows end with `NO_ROW`.
+    """
 
     rows: Rows
     scores: Floats
 
 
 def reciprocal_ranks(
-    dense: Hits,
-    lexical: Hits,
-    lexical_weight: float,
-    k: int = RRF_K,
-    *,
-    no_hit: float = NO_WORD_SHARED,
+    dense: Hits, lexical: Hits, lexical_weight: float, k: int = RRF_K
 ) -> list[dict[int, float]]:
     """Return each query's row -> 1 / (k + dense rank) + lexical_weight / (k + lexical rank).
 
@@ -38,7 +34,6 @@ def reciprocal_ranks(
         lexical: what the other found.
         lexical_weight: of the other side.
         k: how little the first ranks stand out.
-        no_hit: a lexical score that is not above it is no hit.
 
     Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and
         individual Rank Learning Methods (SIGIR 2009).
@@ -48,16 +43,12 @@ def reciprocal_ranks(
             {row: 1.0 / (k + rank) for rank, row in enumerate(left, start=1)},
             {row: lexical_weight / (k + rank) for rank, row in enumerate(right, start=1)},
         )
-        for left, right in zip(_found(dense), _found(lexical, no_hit), strict=True)
+        for left, right in zip(_found(dense), _found(lexical), strict=True)
     ]
 
 
 def weighted_scores(
-    dense: Hits,
-    lexical: Hits,
-    alpha: float | Sequence[float],
-    *,
-    no_hit: float = NO_WORD_SHARED,
+    dense: Hits, lexical: Hits, alpha: float | Sequence[float]
 ) -> list[dict[int, float]]:
     """Return each query's row -> alpha x dense + (1 - alpha) x lexical score.
 
@@ -67,10 +58,9 @@ def weighted_scores(
         dense: what one side found.
         lexical: what the other found.
         alpha: of all queries, or one for each.
-        no_hit: a lexical score that is not above it is no hit.
     """
     alphas = np.broadcast_to(alpha, len(dense.rows)).tolist()
-    sides = zip(_found(dense), _found(lexical, no_hit), alphas, strict=True)
+    sides = zip(_found(dense), _found(lexical), alphas, strict=True)
     return [
         _sum(
             {row: share * score for row, score in _scaled(left).items()},
@@ -81,18 +71,18 @@ def weighted_scores(
 
 
 def ranked(scored: Sequence[Mapping[int, float]], depth: int) -> Hits:
-    """Return the best rows of each query, ties by row; every query must have `depth` of them.
+    """Return the best rows of each query, shape (q, depth), ties by row.
 
-    >>> ranked([{7: 0.5, 3: 0.5, 9: 0.9}], 2).rows.tolist()
-    [[9, 3]]
+    >>> ranked([{7: 0.5, 3: 0.5, 9: 0.9}, {4: 0.1}], 2).rows.tolist()
+    [[9, 3], [4, -1]]
     """
-    best = [
-        sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:depth] for scores in scored
-    ]
-    return Hits(
-        np.array([[row for row, _ in each] for each in best], dtype=np.int64),
-        np.array([[score for _, score in each] for each in best], dtype=np.float32),
-    )
+    rows = np.full((len(scored), depth), NO_ROW, dtype=np.int64)
+    points = np.zeros((len(scored), depth), dtype=np.float32)
+    for query, scores in enumerate(scored):
+        best = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[:depth]
+        rows[query, : len(best)] = [row for row, _ in best]
+        points[query, : len(best)] = [score for _, score in best]
+    return Hits(rows, points)
 
 
 def best_of(tried: Iterable[float], worth: Callable[[float], float]) -> float:
@@ -104,10 +94,10 @@ def best_of(tried: Iterable[float], worth: Callable[[float], float]) -> float:
     return max(tried, key=worth)
 
 
-def _found(hits: Hits, above: float = -np.inf) -> list[dict[int, float]]:
-    """Return each query's row -> score, best first, of scores above the one of no hit."""
+def _found(hits: Hits) -> list[dict[int, float]]:
+    """Return each query's row -> score, best first."""
     return [
-        {row: score for row, score in zip(rows, scores, strict=True) if score > above}
+        {row: score for row, score in zip(rows, scores, strict=True) if row != NO_ROW}
         for rows, scores in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True)
     ]
 

@@ -13,8 +13,6 @@ from training.baselines import Bm25, Bm25Parameters, tokenize, tune
 from training.beir import Collection
 from training.embeddings import TextEncoder, embed_as, open_encoder
 from training.fusion import (
-    NO_WORD_SHARED,
-    NOTHING_FOUND,
     Hits,
     best_of,
     ranked,
@@ -49,7 +47,6 @@ class Opened:
         p50_ms: what its own model takes for a query, as {"encode": 3.1}, measured anew.
         options: what it is set to, as {"alpha": 0.55}.
         tuned: dev chose that.
-        no_hit: a score that is not above it is no hit; a cross-encoder's may be below 0.
     """
 
     search: Search
@@ -57,7 +54,6 @@ class Opened:
     p50_ms: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     tuned: bool = False
-    no_hit: float = NOTHING_FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +116,8 @@ def open_system(system: Written, ground: Ground, opened: Mapping[str, Opened]) -
         return _open_encoder(system, ground)
     if system.kind == "rerank":
         return _open_reranking(system, ground, opened[system.parts[0]].search)
-    dense, lexical = (opened[name] for name in system.parts)
-    return _open_fusion(system, ground, dense.search, lexical)
+    dense, lexical = (opened[name].search for name in system.parts)
+    return _open_fusion(system, ground, dense, lexical)
 
 
 def _open_bm25(system: Written, ground: Ground) -> Opened:
@@ -142,7 +138,6 @@ def _open_bm25(system: Written, ground: Ground) -> Opened:
         f"k1 {k1}, b {b}, {_how_set(tuned)}",
         options={"k1": k1, "b": b},
         tuned=tuned,
-        no_hit=NO_WORD_SHARED,
     )
 
 
@@ -240,7 +235,7 @@ def first_dims(vectors: Floats, dim: int) -> Floats:
     return unit
 
 
-def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Opened) -> Opened:
+def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search) -> Opened:
     """Return two systems as one, at the weights that are given, or that dev chooses."""
     tuned = not system.options and ground.dev is not None
     if system.kind == "rrf":
@@ -254,34 +249,32 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Opened
             options = _tune_weighted(ground, dense, lexical)
 
     def search(queries: Sequence[str]) -> Hits:
-        left, right = dense(queries), lexical.search(queries)
+        left, right = dense(queries), lexical(queries)
         if system.kind == "rrf":
             weight = options["lexical_weight"]
-            fused = reciprocal_ranks(left, right, weight, no_hit=lexical.no_hit)
+            fused = reciprocal_ranks(left, right, weight)
         else:
             names = ("short_alpha" if is_short(query) else "alpha" for query in queries)
             alphas = [options[name] for name in names]
-            fused = weighted_scores(left, right, alphas, no_hit=lexical.no_hit)
-        return ranked(fused, left.rows.shape[1])
+            fused = weighted_scores(left, right, alphas)
+        return ranked(fused, max(left.rows.shape[1], right.rows.shape[1]))
 
     names = " and ".join(system.parts)
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items())
     return Opened(search, f"{names}, {shown}, {_how_set(tuned)}", options=options, tuned=tuned)
 
 
-def _tune_rrf(ground: Ground, dense: Search, lexical: Opened) -> dict[str, float]:
+def _tune_rrf(ground: Ground, dense: Search, lexical: Search) -> dict[str, float]:
     assert ground.dev is not None
-    left, right = dense(ground.dev.query_texts), lexical.search(ground.dev.query_texts)
+    left, right = dense(ground.dev.query_texts), lexical(ground.dev.query_texts)
     weight = best_of(
         LEXICAL_WEIGHTS,
-        lambda tried: ground.worth_on_dev(
-            ranked(reciprocal_ranks(left, right, tried, no_hit=lexical.no_hit), 10)
-        ),
+        lambda tried: ground.worth_on_dev(ranked(reciprocal_ranks(left, right, tried), 10)),
     )
     return {"lexical_weight": weight}
 
 
-def _tune_weighted(ground: Ground, dense: Search, lexical: Opened) -> dict[str, float]:
+def _tune_weighted(ground: Ground, dense: Search, lexical: Search) -> dict[str, float]:
     """Return alpha, and that of short queries.
 
     Reviews are long; so for short queries words of the titles that they praise are asked instead.
@@ -289,12 +282,10 @@ def _tune_weighted(ground: Ground, dense: Search, lexical: Opened) -> dict[str, 
     assert ground.dev is not None
 
     def best_alpha(queries: Sequence[str]) -> float:
-        left, right = dense(queries), lexical.search(queries)
+        left, right = dense(queries), lexical(queries)
         return best_of(
             ALPHAS,
-            lambda tried: ground.worth_on_dev(
-                ranked(weighted_scores(left, right, tried, no_hit=lexical.no_hit), 10)
-            ),
+            lambda tried: ground.worth_on_dev(ranked(weighted_scores(left, right, tried), 10)),
         )
 
     alpha = best_alpha(ground.dev.query_texts)

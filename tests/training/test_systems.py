@@ -1,3 +1,5 @@
+from zlib import crc32
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from rpc.terminal import CommandError
 from training.beir import Collection, load_collection
 from training.evaluate import EvaluateOptions, compare
-from training.fusion import NOTHING_FOUND, Hits, ranked, reciprocal_ranks, weighted_scores
+from training.fusion import NO_ROW, Hits, ranked, reciprocal_ranks, weighted_scores
 from training.ranking import exact_top_k
 from training.reranking import PairScorer
 from training.system_notation import parse_systems
@@ -90,38 +92,59 @@ def test_what_one_might_type_for_an_answer_is_words_of_its_title():
         assert len(words.split()) >= 2
 
 
-def test_what_shares_no_word_is_no_lexical_hit():
-    dense, lexical = hits({7: 0.9, 3: 0.8}), hits({1: 0.0, 2: 0.0})
-    assert ranked(reciprocal_ranks(dense, lexical, 1.0), 2).rows.tolist() == [[7, 3]]
-    assert ranked(weighted_scores(dense, lexical, 0.5), 2).rows.tolist() == [[7, 3]]
+def test_what_was_not_found_adds_nothing_on_either_side():
+    found, nothing = hits({7: 0.9, 3: 0.8}), hits({NO_ROW: 0.0})
+    for left, right in ((found, nothing), (nothing, found)):
+        assert ranked(reciprocal_ranks(left, right, 1.0), 3).rows.tolist() == [[7, 3, NO_ROW]]
+        assert ranked(weighted_scores(left, right, 0.5), 3).rows.tolist() == [[7, 3, NO_ROW]]
+
+
+def test_bm25_finds_nothing_for_a_query_that_shares_no_word(tiny_data, tmp_path):
+    collection = load_collection(tiny_data, "test")
+    ground = Ground(collection, dev=None, same_title=True, cache=tmp_path)
+    [written] = parse_systems(["bm25"])
+    bm25 = open_system(written, ground, {})
+    assert (bm25.search(["qqqq"]).rows == NO_ROW).all()
+    rows = bm25.search(["boots"]).rows[0]
+    assert all("boots" in collection.item_texts[row].lower() for row in rows if row != NO_ROW)
+    assert set(rows.tolist()) > {NO_ROW}
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "weighted"])
+def test_a_fusion_over_a_graph_that_finds_few_is_tuned(tiny_model, tiny_data, tmp_path, fusion):
+    collection, dev = (load_collection(tiny_data, split) for split in ("test", "dev"))
+    ground = Ground(collection, dev=dev, same_title=True, cache=tmp_path)
+    opened = {}
+    for system in parse_systems([f"h={tiny_model}?ef_search=4", "bm25", f"both={fusion}:h+bm25"]):
+        opened[system.name] = open_system(system, ground, opened)
+    assert opened["both"].tuned
+    found = opened["both"].search(collection.query_texts).rows
+    assert (found != NO_ROW).any(axis=1).all()
 
 
 def test_a_reranked_side_keeps_scores_below_zero():
     dense, reranked = hits({7: 0.9, 3: 0.8}), hits({3: -1.0, 5: -4.0})
-    [by_rank] = reciprocal_ranks(dense, reranked, 1.0, no_hit=NOTHING_FOUND)
+    [by_rank] = reciprocal_ranks(dense, reranked, 1.0)
     assert by_rank == pytest.approx({7: 1 / 61, 3: 1 / 62 + 1 / 61, 5: 1 / 62})
-    [by_score] = weighted_scores(dense, reranked, 0.5, no_hit=NOTHING_FOUND)
+    [by_score] = weighted_scores(dense, reranked, 0.5)
     assert by_score == pytest.approx({7: 0.5, 3: 0.5, 5: 0.0})
 
 
-@pytest.mark.parametrize(("second", "counts"), [("rerank", True), ("bm25", False)])
-@pytest.mark.parametrize("fusion", ["rrf", "weighted"])
-def test_only_of_bm25_is_a_score_of_zero_or_less_no_hit(
-    tiny_data, tmp_path, fusion, second, counts
-):
+@pytest.mark.parametrize("fusion", ["rrf?lexical_weight=100", "weighted?alpha=0&short_alpha=0"])
+def test_scores_of_a_cross_encoder_count_below_zero_too(tiny_data, tmp_path, fusion):
     collection = load_collection(tiny_data, "test")
     ground = Ground(collection, dev=None, same_title=True, cache=tmp_path)
-    ground.scorers["lengths"] = PairScorer(  # logits of a cross-encoder, all below 0
-        "lengths", "f1", lambda pairs: np.array([-len(text) for _, text in pairs], np.float32)
+    ground.scorers["sums"] = PairScorer(  # logits of a cross-encoder, all below 0
+        "sums", "f1", lambda pairs: -np.float32([crc32(text.encode()) % 997 for _, text in pairs])
     )
+    kind, all_weight = fusion.split("?")
+    written = ["bm25", "rerank:bm25+sums?depth=24", f"both={kind}:bm25+rerank?{all_weight}"]
     opened = {}
-    all_weight = {"rrf": "lexical_weight=100", "weighted": "alpha=0&short_alpha=0"}[fusion]
-    written = ["bm25", "rerank:bm25+lengths?depth=24", f"both={fusion}:bm25+{second}?{all_weight}"]
     for system in parse_systems(written):
         opened[system.name] = open_system(system, ground, opened)
-    found = opened["both"].search(["nothing that a title has"])
-    alone = opened["rerank"].search(["nothing that a title has"])
-    assert (found.rows[0, :5].tolist() == alone.rows[0, :5].tolist()) is counts
+    alone, found = (opened[name].search(["boots scarf"]).rows for name in ("rerank", "both"))
+    assert (alone != opened["bm25"].search(["boots scarf"]).rows).any()
+    assert found.tolist() == alone.tolist()
 
 
 @given(
