@@ -25,6 +25,8 @@ COLORS = frozenset((
     "purple", "red", "silver", "tan", "white", "yellow",
 ))  # fmt: skip
 
+_COLOR_STEMS = words_of(" ".join(COLORS))
+
 WordsOf = Callable[[str], frozenset[str]]
 
 
@@ -190,4 +192,4 @@ def _brand_words(brand: str) -> frozenset[str]:
 
 
 def _colors(title: str) -> frozenset[str]:
-    return words_of(title) & COLORS
+    return words_of(title) & _COLOR_STEMS

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import Stemmer
 
 # Words that stand in titles and reviews alike and name nothing.
 STOP_WORDS = frozenset((
@@ -16,6 +17,7 @@ STOP_WORDS = frozenset((
     "so", "that", "the", "their", "them", "they", "this", "to", "too", "up", "very", "was", "we",
     "with", "you", "your",
 ))  # fmt: skip
+_STEMMER = Stemmer.Stemmer("english")
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
@@ -52,13 +54,18 @@ def mask(review: str, title: str, brand: str) -> str:
     'My leak in .'
     """
     hidden = words_of(title) | words_of(brand)
-    kept = _WORD.sub(lambda word: "" if _stem(word[0]) in hidden else word[0], review)
+    kept = _WORD.sub(lambda word: word[0] if words_of(word[0]).isdisjoint(hidden) else "", review)
     return " ".join(kept.split())
 
 
 def words_of(text: str) -> frozenset[str]:
-    """Return a text's words that mean something, in lower case, singular and plural as one."""
-    return frozenset(map(_stem, _WORD.findall(text))) - STOP_WORDS
+    """Return the stems of a text's words that mean something, those that BM25 compares.
+
+    >>> sorted(words_of("This watch's batteries")), sorted(words_of("Battery for Watches"))
+    (['batteri', 'watch'], ['batteri', 'watch'])
+    """
+    plain = (word.casefold().replace("\u2019", "'") for word in _WORD.findall(text))
+    return frozenset(_STEMMER.stemWords([word for word in plain if word not in STOP_WORDS]))
 
 
 def summary(leaks: Sequence[Leak]) -> Mapping[str, float]:
@@ -72,9 +79,3 @@ def summary(leaks: Sequence[Leak]) -> Mapping[str, float]:
         "whole_title": round(float(np.mean([leak.whole_title for leak in leaks])), 4),
         "brand": round(float(np.mean([leak.brand for leak in leaks])), 4),
     }
-
-
-def _stem(word: str) -> str:
-    """Return a word without case, possessive and plural ending."""
-    low = word.casefold().replace("\u2019", "'").removesuffix("'s")
-    return low[:-1] if len(low) > 3 and low.endswith("s") and not low.endswith("ss") else low

@@ -143,8 +143,10 @@ def freeze(model: Any, recipe: AnyRecipe) -> None:
             f"model.freeze_layers is {frozen}; allowed 0..{max(0, len(layers) - 1)}: "
             f"{recipe.model.base} has {len(layers)} layers that can be told apart"
         )
+    # All of the encoder: MPNet's layers share a bias by position, which stands beside them.
     backbone.embeddings.requires_grad_(False)
-    layers[:frozen].requires_grad_(False)
+    backbone.encoder.requires_grad_(False)
+    layers[frozen:].requires_grad_(True)
 
 
 def run(trainer: Trainer, progress: Progress, screen: Screen) -> None:

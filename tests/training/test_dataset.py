@@ -239,6 +239,12 @@ def test_an_unknown_item_field_is_refused(published, tmp_path):
         made(published, tmp_path / "out", item_fields=("title", "colour"))
 
 
+def test_other_forms_of_a_title_s_words_are_masked_too():
+    assert mask("Love these dresses, watches!", "Wrap Dress Watch", "") == "Love these , !"
+    assert leak_of("Needs two batteries", "Battery", "").whole_title
+    assert leak_of("I like this", "This", "").title_share == 0.0
+
+
 def test_a_masked_review_gives_nothing_of_the_product_away():
     review = "These Acme Boots are my third pair of boots; Acme's rain boot keeps me dry."
     leak = leak_of(review, "Acme Rain Boots", "Acme")

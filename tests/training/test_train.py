@@ -7,6 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rpc.terminal import CommandError
+from tests.training.small_models import MPNET, make_model
 from training.beir import load_collection
 from training.bi_encoder_task import prepare_task
 from training.checkpoints import Progress, held
@@ -340,6 +341,17 @@ def test_with_short_queries_dev_asks_each_of_its_items_in_few_words_too(
     for query_id in [each for each in collection.query_ids if each.endswith(" typed")]:
         assert collection.qrels[query_id] == collection.qrels[query_id.removesuffix(" typed")]
         assert 1 <= len(texts[query_id].split()) <= 4
+
+
+def test_what_frozen_layers_share_is_frozen_with_them(tmp_path, minilm_model, tiny_data):
+    model = make_model(tmp_path / "mpnet", minilm_model, MPNET)
+    examples, dev = read_examples(tiny_data, None, None), load_collection(tiny_data, "dev")
+    frozen = {"freeze_token_embeddings": True, "freeze_layers": 1}
+    task = prepare_task(a_recipe(model, model=frozen), examples, dev, same_title=True)
+    trained = {n for n, weight in task.model.named_parameters() if weight.requires_grad}
+    assert {name.partition("encoder.")[2][:7] for name in trained if "encoder." in name} == {
+        "layer.1"
+    }
 
 
 def test_layers_are_frozen_from_below_and_one_is_left(minilm_model, tiny_data):
