@@ -131,6 +131,12 @@ def prepare_task(
     )
     if not task.batches(0):
         raise CommandError("the pairs are all of one product, and batches.product_once is true")
+    products = len(set(examples.item_groups))
+    if recipe.negatives.per_pair and recipe.batches.size >= products:
+        raise CommandError(
+            f"batches.size is {recipe.batches.size} and there are {products} products: a batch "
+            "that asks for all of them leaves none for negatives.per_pair; lower it"
+        )
     return task
 
 

@@ -79,9 +79,11 @@ class Examples:
         """Return a negative's row, or another drawn by this key when it cannot be used."""
         for draw in range(_DRAWS_MAX):
             if row >= 0 and self.item_groups[row] not in asked_for:
-                break
+                return row
             row = xxhash.xxh3_64_intdigest(f"{key} {draw}".encode()) % len(self.items)
-        return row
+        # Nearly every product is asked for: whichever is not, from the last draw on.
+        rows = (*range(row, len(self.items)), *range(row))
+        return next(row for row in rows if self.item_groups[row] not in asked_for)
 
 
 def read_examples(folder: Path, pairs_max: int | None, except_category: str | None) -> Examples:

@@ -9,7 +9,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from rpc.terminal import progress_bar
+from rpc.terminal import CommandError, progress_bar
 from training.batches import Batch, batches_of
 from training.beir import Collection
 from training.bi_encoder_task import fingerprint_of
@@ -130,6 +130,8 @@ def prepare_task(
     Raises:
         CommandError: there is no such model, or the recipe does not fit it.
     """
+    if len(set(examples.item_groups)) < 2:
+        raise CommandError("the pairs are all of one product; there is nothing to rank below it")
     torch.manual_seed(recipe.run.seed)  # of a new head
     source = find_model(recipe.model.base)
     with progress_bar("loading the model", total=None):

@@ -76,6 +76,16 @@ def test_a_negative_is_never_of_a_product_that_its_batch_asks_for(tiny_data):
     assert examples.columns(batch, negatives) == [queries, items, others]
 
 
+def test_the_one_product_that_a_batch_does_not_ask_for_is_found(tiny_data):
+    examples = read_examples(tiny_data, None, None)
+    free = examples.groups[0]
+    batch = [place for place, group in enumerate(examples.groups) if group != free]
+    negatives = np.full((len(examples.queries), 1), -1, dtype=np.int64)
+    [_, _, others] = examples.columns(batch, negatives)
+    groups = dict(zip(examples.items, examples.item_groups, strict=True))
+    assert {groups[item] for item in others} == {free}
+
+
 def test_a_pair_without_mined_negatives_gets_another_item_in_each_column(tiny_data):
     examples = read_examples(tiny_data, None, None)
     batch = list(range(0, 16, 2))

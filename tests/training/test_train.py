@@ -290,6 +290,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_model, tiny_data, tmp_path)
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_batches_that_leave_no_product_for_negatives_are_refused(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, batches={"size": 24}, negatives={"per_pair": 1})
+    with pytest.raises(CommandError, match=r"batches\.size is 24 and there are 24 products"):
+        train(recipe, tiny_data, tmp_path)
+
+
 def test_pairs_of_one_product_are_refused(tiny_model, tiny_data, tmp_path):
     recipe = a_recipe(tiny_model, data={"pairs_max": 2})  # two reviews of the red boots
     with pytest.raises(CommandError, match=r"all of one product, and batches\.product_once"):

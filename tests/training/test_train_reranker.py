@@ -169,6 +169,12 @@ def test_a_loss_is_that_of_the_scores(kind, tmp_path, minilm_model):
         assert 0 < found != pytest.approx(float(gaps.mean()), rel=1e-4)
 
 
+def test_pairs_of_one_product_have_nothing_to_rank_below_it(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, data={"pairs_max": 2})  # two reviews of the red boots
+    with pytest.raises(CommandError, match="all of one product; there is nothing to rank below"):
+        train_reranker(recipe, tiny_data, str(tiny_model), tmp_path / "out", tmp_path / "cache")
+
+
 def test_a_list_holds_the_pair_s_own_negatives_and_none_of_its_product(tiny_data):
     examples = read_examples(tiny_data, None, None)
     negatives = np.full((48, 2), -1)
