@@ -24,7 +24,8 @@ from training.beir import Collection, load_collection, narrow
 from training.cases import write_cases
 from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
-from training.report import System, write_report
+from training.report import write_report
+from training.results import System
 from training.significance import bootstrap_interval, paired_p_value
 from training.system_notation import parse_systems
 from training.systems import TUNED_ON, Ground, Opened, open_system

@@ -1,49 +1,19 @@
 """The report of a comparison: Markdown with a plot."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.report_plots import SYSTEMS_FILE, draw_systems
+from training.results import PLOTTED, System
 from training.significance import Interval
 
 REPORT_FILE = "report.md"
-PLOT_FILE = "systems.png"
-PLOTTED = "recall@10"
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """What a system reached.
-
-    Attributes:
-        note: how it was set.
-        p50_ms: what its own model takes for a query, as {"encode": 3.1}.
-        intervals: measure -> mean with its 95 % interval.
-        p_values: measure -> p of its difference to the baseline; empty for the baseline itself.
-        segments: kind -> segment -> (queries, recall@10).
-    """
-
-    note: str
-    p50_ms: Mapping[str, float]
-    intervals: Mapping[str, Interval]
-    p_values: Mapping[str, float]
-    segments: Mapping[str, Mapping[str, tuple[int, float]]]
-
-    def document(self) -> dict[str, Any]:
-        """Return it for results.json."""
-        return {
-            "note": self.note,
-            "p50_ms": dict(self.p50_ms),
-            "measures": {name: asdict(found) for name, found in self.intervals.items()},
-            "p_values": dict(self.p_values),
-            "segments": {kind: dict(found) for kind, found in self.segments.items()},
-        }
 
 
 def write_report(out: Path, results: Mapping[str, Any], systems: Mapping[str, System]) -> None:
     """Write report.md and its plot."""
-    _plot(out / PLOT_FILE, systems)
+    draw_systems(out / SYSTEMS_FILE, systems)
     (out / REPORT_FILE).write_text("\n".join(_lines(results, systems)) + "\n", encoding="utf-8")
 
 
@@ -60,7 +30,7 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
         "",
         *_systems_table(systems),
         "",
-        f"![{PLOTTED} of each system]({PLOT_FILE})",
+        f"![{PLOTTED} of each system]({SYSTEMS_FILE})",
         "",
         *_ratio_lines(systems, baseline),
         "",
@@ -74,7 +44,7 @@ def _systems_table(systems: Mapping[str, System]) -> list[str]:
     for name, system in systems.items():
         cells = [cell(system.intervals[m], system.p_values.get(m)) for m in measures]
         spent = ", ".join(f"{what} {ms:g} ms" for what, ms in system.p50_ms.items())
-        rows.append(f"| {name} | {' | '.join(cells)} | {spent} | {system.note} |")
+        rows.append(f"| {name} | {' | '.join(cells)} | {spent} | {escaped(system.note)} |")
     return rows
 
 
@@ -86,6 +56,15 @@ def cell(found: Interval, p_value: float | None) -> str:
     """
     mark = "*" if p_value is not None and p_value < 0.05 else ""
     return f"{found.mean:.3f}{mark} ({found.low:.3f}-{found.high:.3f})"
+
+
+def escaped(text: str) -> str:
+    r"""Return a text that ends no cell of a Markdown table.
+
+    >>> print(escaped("Home | Kitchen"))
+    Home \| Kitchen
+    """
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _ratio_lines(systems: Mapping[str, System], baseline: str) -> list[str]:
@@ -105,22 +84,6 @@ def _segment_lines(systems: Mapping[str, System]) -> list[str]:
         lines.append(f"|---|---|{'---|' * len(systems)}")
         for segment, (queries, _) in segments.items():
             found = [f"{system.segments[kind][segment][1]:.3f}" for system in systems.values()]
-            lines.append(f"| {segment} | {queries} | {' | '.join(found)} |")
+            lines.append(f"| {escaped(segment)} | {queries} | {' | '.join(found)} |")
         lines.append("")
     return lines
-
-
-def _plot(path: Path, systems: Mapping[str, System]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names: Sequence[str] = list(systems)
-    found = [systems[name].intervals[PLOTTED] for name in names]
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    errors = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
-    axes.barh(names, [f.mean for f in found], xerr=errors, capsize=3, color="tab:blue")
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{PLOTTED} with 95 % interval")
-    figure.savefig(path, dpi=120)

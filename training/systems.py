@@ -21,6 +21,7 @@ from training.fusion import (
     reciprocal_ranks,
     weighted_scores,
 )
+from training.hnsw import ann_recall, hnsw_graph, hnsw_search
 from training.latency import median_ms
 from training.ranking import evaluate, exact_top_k, run_of
 from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
@@ -31,8 +32,6 @@ Floats = NDArray[np.float32]
 Search = Callable[[Sequence[str]], Hits]
 
 TUNED_ON = "recall@10"
-HNSW_M = 32
-HNSW_EF_CONSTRUCTION = 200
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 RERANK_DEPTH = 50
@@ -189,45 +188,6 @@ def _timed(ground: Ground, encoder: TextEncoder) -> list[str]:
     """Return the queries that encoding is timed on, as the encoder takes them."""
     texts = ground.collection.query_texts[:TIMED_QUERIES]
     return [encoder.prompts["query"] + text for text in texts]
-
-
-def hnsw_graph(items: Floats) -> Any:
-    """Return a FAISS HNSW graph over full vectors of shape (n, dim)."""
-    import faiss
-
-    graph = faiss.IndexHNSWFlat(items.shape[1], HNSW_M, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
-    graph.add(np.ascontiguousarray(items))
-    return graph
-
-
-def hnsw_search(graph: Any, ef_search: int) -> Callable[[Floats], Hits]:
-    """Return a search through a graph of `hnsw_graph`; ties by row."""
-    import faiss
-
-    # FAISS widens ef_search to the number of hits: fewer are asked for where it is smaller.
-    asked = min(HITS_MAX, graph.ntotal, ef_search)
-    options = faiss.SearchParametersHNSW(efSearch=ef_search)
-
-    def search(queries: Floats) -> Hits:
-        scores, rows = graph.search(np.ascontiguousarray(queries), asked, params=options)
-        return Hits(rows, scores)
-
-    return search
-
-
-def ann_recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
-    """Return the share of the exact first hits that are among as many found.
-
-    >>> ann_recall(np.array([[1, 2, 3]]), np.array([[1, 4]]))
-    0.5
-    """
-    k = exact.shape[1]
-    shared = (
-        set(left[:k]) & set(right)
-        for left, right in zip(found.tolist(), exact.tolist(), strict=True)
-    )
-    return sum(map(len, shared)) / exact.size
 
 
 def first_dims(vectors: Floats, dim: int) -> Floats:

@@ -7,18 +7,11 @@ from rpc.terminal import CommandError
 from training.beir import Collection, load_collection
 from training.evaluate import EvaluateOptions, compare
 from training.fusion import NOTHING_FOUND, Hits, ranked, reciprocal_ranks, weighted_scores
+from training.hnsw import ann_recall, hnsw_graph, hnsw_search
 from training.ranking import exact_top_k
 from training.reranking import PairScorer
 from training.system_notation import parse_systems
-from training.systems import (
-    Ground,
-    ann_recall,
-    first_dims,
-    hnsw_graph,
-    hnsw_search,
-    open_system,
-    typed_for,
-)
+from training.systems import Ground, first_dims, open_system, typed_for
 
 
 def hits(*queries):

@@ -1,0 +1,38 @@
+"""What a comparison found of a system, in numbers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.significance import Interval
+
+PLOTTED = "recall@10"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a system reached.
+
+    Attributes:
+        note: how it was set.
+        p50_ms: what its own part takes for a query, as {"encode": 3.1}.
+        intervals: measure -> mean with its 95 % interval.
+        p_values: measure -> p of its difference to the baseline; empty for the baseline itself.
+        segments: kind -> segment -> (queries, recall@10).
+    """
+
+    note: str
+    p50_ms: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    p_values: Mapping[str, float]
+    segments: Mapping[str, Mapping[str, tuple[int, float]]]
+
+    def document(self) -> dict[str, Any]:
+        """Return it for results.json."""
+        return {
+            "note": self.note,
+            "p50_ms": dict(self.p50_ms),
+            "measures": {name: asdict(found) for name, found in self.intervals.items()},
+            "p_values": dict(self.p_values),
+            "segments": {kind: dict(found) for kind, found in self.segments.items()},
+        }
