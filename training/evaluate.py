@@ -96,7 +96,12 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         rows = opened[system.name].search(collection.query_texts).rows
         runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
         write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
-        found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
+        found[system.name] = evaluate(
+            collection.qrels,
+            run,
+            measures_within(run, len(collection.item_ids)),
+            as_one=ground.same_title,
+        )
     systems = summarize(found, opened, baseline, topics)
     results = {
         "data": collection.name,
@@ -106,6 +111,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         "items": len(collection.item_ids),
         "same_title": ground.same_title,
         "baseline": baseline,
+        "measures": MEASURES,
         "dev": describe_dev(ground.dev),
         "systems": {name: system.document() for name, system in systems.items()},
     }
@@ -115,6 +121,29 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     if options.record:
         results["recorded"] = bundle_records.record(written, opened, results)
     return results
+
+
+def measures_within(run: Run, num_items: int) -> list[str]:
+    """Return the measures that are no deeper than what was found.
+
+    Args:
+        run: what was found; its longest list counts.
+        num_items: of the collection; who finds all of them has every measure.
+
+    >>> measures_within({"q": {"a": 2.0, "b": 1.0}}, 100)
+    ['recall@1']
+    """
+    found = max(map(len, run.values()), default=0)
+    return [m for m in MEASURES if found >= min(int(m.partition("@")[2]), num_items)]
+
+
+def recalls_of(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return recall@10 of every system of a comparison; None of one that finds fewer."""
+    measured = {name: found["measures"] for name, found in results["systems"].items()}
+    return {
+        name: round(found[TUNED_ON]["mean"], 4) if TUNED_ON in found else None
+        for name, found in measured.items()
+    }
 
 
 def describe_dev(dev: Collection | None) -> dict[str, Any] | None:
@@ -155,10 +184,10 @@ def summarize(
         systems[name] = System(
             note=opened[name].note,
             p50_ms=opened[name].p50_ms,
-            intervals={m: bootstrap_interval(values[m], clusters) for m in MEASURES},
+            intervals={m: bootstrap_interval(values[m], clusters) for m in values},
             p_values={}
             if name == baseline
-            else {m: paired_p_value(values[m], base[m], clusters) for m in MEASURES},
+            else {m: paired_p_value(values[m], base[m], clusters) for m in values if m in base},
             segments=by_segment(evaluation, topics),
         )
     return systems
@@ -172,6 +201,8 @@ def by_segment(
     for place, query_id in enumerate(evaluation.query_ids):
         for kind, segment in topics[query_id].segments.items() if query_id in topics else ():
             places.setdefault(kind, {}).setdefault(segment, []).append(place)
+    if TUNED_ON not in evaluation.by_query:
+        return {}
     values = evaluation.by_query[TUNED_ON]
     return {
         kind: {
@@ -298,16 +329,12 @@ def main(
         results = compare(
             EvaluateOptions(data, system, out, cache, split, baseline, masked, record, dev_queries)
         )
-        recalls = {
-            name: round(found["measures"][TUNED_ON]["mean"], 4)
-            for name, found in results["systems"].items()
-        }
         print_result(
             {
                 "report": str(out / "report.md"),
                 "queries": results["queries"],
                 "items": results["items"],
-                "recall_at_10": recalls,
+                "recall_at_10": recalls_of(results),
                 **({"recorded": results["recorded"]} if record else {}),
             }
         )

@@ -40,12 +40,18 @@ def hnsw_search(graph: Any, ef_search: int) -> Callable[[Floats], Hits]:
     return search
 
 
-def ann_recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
-    """Return the share of the exact first hits that are among as many found.
+def ann_recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float | None:
+    """Return the share of the exact first hits that are among as many found; None of fewer.
+
+    Args:
+        found: rows, int64 of shape (q, hits).
+        exact: rows, int64 of shape (q, k).
 
     >>> ann_recall(np.array([[1, 2, 3]]), np.array([[1, 4]]))
     0.5
     """
+    if found.shape[1] < exact.shape[1]:
+        return None
     k = exact.shape[1]
     shared = (
         set(left[:k]) & set(right)

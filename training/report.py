@@ -1,6 +1,6 @@
 """The report of a comparison: Markdown with a plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
         f"{results['queries']} queries{masked}, {results['items']} items. Means with "
         "95 % bootstrap intervals, products resampled; an asterisk is p < 0.05 against "
         f"{baseline} (paired randomization test, not corrected for the number of comparisons). "
+        "An empty cell: the system finds fewer. "
         "p50 is what a system's own model takes for a query here, measured on a few, alone.",
         "",
-        *_systems_table(systems),
+        *_systems_table(results["measures"], systems),
         "",
         f"![{PLOTTED} of each system]({SYSTEMS_FILE})",
         "",
@@ -38,22 +39,23 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
     ]
 
 
-def _systems_table(systems: Mapping[str, System]) -> list[str]:
-    measures = list(next(iter(systems.values())).intervals)
+def _systems_table(measures: Sequence[str], systems: Mapping[str, System]) -> list[str]:
     rows = [f"| system | {' | '.join(measures)} | p50 | |", "|---" * (len(measures) + 3) + "|"]
     for name, system in systems.items():
-        cells = [cell(system.intervals[m], system.p_values.get(m)) for m in measures]
+        cells = [cell(system.intervals.get(m), system.p_values.get(m)) for m in measures]
         spent = ", ".join(f"{what} {ms:g} ms" for what, ms in system.p50_ms.items())
         rows.append(f"| {name} | {' | '.join(cells)} | {spent} | {escaped(system.note)} |")
     return rows
 
 
-def cell(found: Interval, p_value: float | None) -> str:
-    """Return a mean, its interval, and whether the difference is significant.
+def cell(found: Interval | None, p_value: float | None) -> str:
+    """Return a mean, its interval, and whether the difference is significant; "" for None.
 
     >>> cell(Interval(0.5, 0.41, 0.59), 0.01)
     '0.500* (0.410-0.590)'
     """
+    if found is None:
+        return ""
     mark = "*" if p_value is not None and p_value < 0.05 else ""
     return f"{found.mean:.3f}{mark} ({found.low:.3f}-{found.high:.3f})"
 
@@ -68,22 +70,25 @@ def escaped(text: str) -> str:
 
 
 def _ratio_lines(systems: Mapping[str, System], baseline: str) -> list[str]:
-    base = systems[baseline].intervals[PLOTTED].mean
+    found = {n: s.intervals[PLOTTED].mean for n, s in systems.items() if PLOTTED in s.intervals}
+    if baseline not in found or len(found) < 2:
+        return []
     lines = [f"{PLOTTED} against {baseline}:", ""]
-    for name, system in systems.items():
-        if name != baseline:
-            ratio = f"{system.intervals[PLOTTED].mean / base:.2f}x" if base else "not defined"
-            lines.append(f"- {name}: {ratio}, p {system.p_values[PLOTTED]:.4f}")
-    return lines if len(lines) > 2 else []
+    base = found.pop(baseline)
+    for name, mean in found.items():
+        ratio = f"{mean / base:.2f}x" if base else "not defined"
+        lines.append(f"- {name}: {ratio}, p {systems[name].p_values[PLOTTED]:.4f}")
+    return lines
 
 
 def _segment_lines(systems: Mapping[str, System]) -> list[str]:
     lines: list[str] = []
-    for kind, segments in next(iter(systems.values())).segments.items():
-        lines += [f"## {PLOTTED} by {kind}", "", f"| {kind} | queries | {' | '.join(systems)} |"]
-        lines.append(f"|---|---|{'---|' * len(systems)}")
+    shown = {name: system.segments for name, system in systems.items() if system.segments}
+    for kind, segments in next(iter(shown.values()), {}).items():
+        lines += [f"## {PLOTTED} by {kind}", "", f"| {kind} | queries | {' | '.join(shown)} |"]
+        lines.append(f"|---|---|{'---|' * len(shown)}")
         for segment, (queries, _) in segments.items():
-            found = [f"{system.segments[kind][segment][1]:.3f}" for system in systems.values()]
+            found = [f"{by_kind[kind][segment][1]:.3f}" for by_kind in shown.values()]
             lines.append(f"| {escaped(segment)} | {queries} | {' | '.join(found)} |")
         lines.append("")
     return lines

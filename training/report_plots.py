@@ -12,7 +12,7 @@ DPI = 120
 
 def draw_systems(path: Path, systems: Mapping[str, System]) -> None:
     """Draw a bar of recall@10 with its interval for each system."""
-    found = {name: system.intervals[PLOTTED] for name, system in systems.items()}
+    found = {n: s.intervals[PLOTTED] for n, s in systems.items() if PLOTTED in s.intervals}
     figure = _figure(7, 1.2 + 0.45 * len(found))
     axes = figure.add_subplot()
     # A mean may lie outside of its interval by rounding.

@@ -32,7 +32,7 @@ from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.bundle_files import ENCODER_FILE
 from training.checkpoints import held
 from training.dataset import DATASET_FILE, DatasetOptions, make_dataset
-from training.evaluate import EvaluateOptions, compare
+from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.examples import read_examples
 from training.export import export
 from training.export_options import ExportOptions
@@ -40,7 +40,6 @@ from training.pairs import NUM_PAIRS
 from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.runs import MODEL_FOLDER, RUN_FILE
 from training.system_notation import parse_systems
-from training.systems import TUNED_ON
 from training.train import train
 from training.train_reranker import train_reranker
 
@@ -97,10 +96,7 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
                 record=not masked,
             )
         )
-        recalls[folder] = {
-            name: round(found["measures"][TUNED_ON]["mean"], 4)
-            for name, found in results["systems"].items()
-        }
+        recalls[folder] = recalls_of(results)
     return recalls
 
 

@@ -179,7 +179,8 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
     return Opened(
         lambda queries: approximate(vectors_of(queries)),
-        f"{note}, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
+        f"{note}, HNSW, ef_search {ef_search}"
+        + ("" if kept is None else f", ann_recall@10 {kept:.4f}"),
         p50_ms,
     )
 
