@@ -27,7 +27,7 @@ from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import write_report
 from training.results import System
 from training.significance import bootstrap_interval, paired_p_value
-from training.system_notation import parse_systems
+from training.system_notation import Written, made_of, parse_systems
 from training.systems import TUNED_ON, Ground, Opened, open_system
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
@@ -102,7 +102,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
             measures_within(run, len(collection.item_ids)),
             as_one=ground.same_title,
         )
-    systems = summarize(found, opened, baseline, topics)
+    systems = summarize(found, opened, baseline, topics, spent_ms(written, opened))
     results = {
         "data": collection.name,
         "split": options.split,
@@ -168,11 +168,22 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
     return Ground(collection, dev, is_of_reviews(options.data), options.cache)
 
 
+def spent_ms(written: Sequence[Written], opened: Mapping[str, Opened]) -> dict[str, float]:
+    """Return what each system takes for a query, with all that it is made of: a sum of p50s."""
+    by_name = {system.name: system for system in written}
+    own = {name: sum(system.p50_ms.values()) for name, system in opened.items()}
+    return {
+        name: round(sum(own[part] for part in sorted(made_of(name, by_name))), 3)
+        for name in by_name
+    }
+
+
 def summarize(
     found: Mapping[str, Evaluation],
     opened: Mapping[str, Opened],
     baseline: str,
     topics: Mapping[str, Topic],
+    query_ms: Mapping[str, float],
 ) -> dict[str, System]:
     """Return each system's measures with intervals, p values against the baseline, segments."""
     systems: dict[str, System] = {}
@@ -184,6 +195,7 @@ def summarize(
         systems[name] = System(
             note=opened[name].note,
             p50_ms=opened[name].p50_ms,
+            query_ms=query_ms[name],
             intervals={m: bootstrap_interval(values[m], clusters) for m in values},
             p_values={}
             if name == baseline

@@ -22,7 +22,7 @@ from training.fusion import (
     weighted_scores,
 )
 from training.hnsw import ann_recall, hnsw_graph, hnsw_search
-from training.latency import median_ms
+from training.latency import lone_ms, median_ms
 from training.ranking import evaluate, exact_top_k, run_of
 from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
 from training.short_queries import is_short, typed_for
@@ -30,6 +30,7 @@ from training.system_notation import HITS_MAX, Written
 
 Floats = NDArray[np.float32]
 Search = Callable[[Sequence[str]], Hits]
+VectorSearch = Callable[[Floats], Hits]
 
 TUNED_ON = "recall@10"
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -45,9 +46,12 @@ class Opened:
     Attributes:
         search: finds.
         note: how it was set.
-        p50_ms: what its own model takes for a query, as {"encode": 3.1}, measured anew.
-        options: what it is set to, as {"alpha": 0.55}.
+        p50_ms: what its own part takes for one query alone, as {"encode": 3.1, "search": 0.4},
+            measured anew. A search is that for 100 hits, on one thread, of a vector that is known.
+        options: what it is set to, as {"alpha": 0.55} or {"dim": 256, "ef_search": 64}.
         tuned: dev chose that.
+        ann_recall: share of the exact first ten that it finds, 0..1; None where it searches
+            exactly, or for fewer.
         no_hit: a score that is not above it is no hit; a cross-encoder's may be below 0.
     """
 
@@ -57,6 +61,7 @@ class Opened:
     options: Mapping[str, float] = field(default_factory=dict)
     tuned: bool = False
     no_hit: float = NOTHING_FOUND
+    ann_recall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,16 @@ def _open_bm25(system: Written, ground: Ground) -> Opened:
     return Opened(
         lambda queries: Hits(*index.search(queries, HITS_MAX)),
         f"k1 {k1}, b {b}, {_how_set(tuned)}",
+        {"search": lone_ms(lambda text: index.search([text], HITS_MAX), _timed(ground))},
         options={"k1": k1, "b": b},
         tuned=tuned,
         no_hit=NO_WORD_SHARED,
     )
+
+
+def _timed(ground: Ground) -> Sequence[str]:
+    """Return the queries that systems are timed on."""
+    return ground.collection.query_texts[:TIMED_QUERIES]
 
 
 def _how_set(tuned: bool) -> str:
@@ -152,6 +163,35 @@ def _how_set(tuned: bool) -> str:
 def _open_encoder(system: Written, ground: Ground) -> Opened:
     encoder = ground.encoder(system.source)
     holder = ground.encoder(system.items) if system.items else encoder
+    dim = _dim_of(system, encoder, holder)
+    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
+
+    def vectors_of(queries: Sequence[str]) -> Floats:
+        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
+
+    asked = vectors_of(ground.collection.query_texts)
+    find, how, kept = _search_over(items, system, ground, asked)
+    prompted = [encoder.prompts["query"] + text for text in _timed(ground)]
+    p50_ms = {
+        "encode": median_ms(lambda text: encoder.encode([text]), prompted),
+        "search": lone_ms(find, [vector[np.newaxis] for vector in asked[:TIMED_QUERIES]]),
+    }
+    items_by = f", items by {holder.name}" if system.items else ""
+    return Opened(
+        lambda queries: find(vectors_of(queries)),
+        f"{dim} dimensions{items_by}, {how}",
+        p50_ms,
+        options={**system.options, "dim": dim},
+        ann_recall=kept,
+    )
+
+
+def _dim_of(system: Written, encoder: TextEncoder, holder: TextEncoder) -> int:
+    """Return the number of dimensions to compare.
+
+    Raises:
+        CommandError: queries' and items' encoders do not fit each other, or it is too large.
+    """
     if holder.dim != encoder.dim:
         raise CommandError(
             f"{system.name}: {system.source} has {encoder.dim} dimensions and {system.items} "
@@ -160,35 +200,27 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     dim = int(system.options.get("dim", encoder.dim))
     if dim > encoder.dim:
         raise CommandError(f"{system.name}: dim is {dim}; allowed 1..{encoder.dim}")
-    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
+    return dim
 
-    def vectors_of(queries: Sequence[str]) -> Floats:
-        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
 
-    p50_ms = {"encode": median_ms(lambda text: encoder.encode([text]), _timed(ground, encoder))}
-    note = f"{dim} dimensions" + (f", items by {holder.name}" if system.items else "")
+def _search_over(
+    items: Floats, system: Written, ground: Ground, asked: Floats
+) -> tuple[VectorSearch, str, float | None]:
+    """Return a search over items, how it searches, and its ann_recall@10 where that can be told.
+
+    Args:
+        items: shape (n, dim).
+        system: whose items they are.
+        ground: keeps the graph.
+        asked: queries to measure with, shape (q, dim).
+    """
     if "ef_search" not in system.options:
-        return Opened(
-            lambda queries: Hits(*exact_top_k(vectors_of(queries), items, HITS_MAX)),
-            f"{note}, exact",
-            p50_ms,
-        )
+        return lambda vectors: Hits(*exact_top_k(vectors, items, HITS_MAX)), "exact", None
     ef_search = int(system.options["ef_search"])
     approximate = hnsw_search(ground.graph(system.items or system.source, items), ef_search)
-    vectors = vectors_of(ground.collection.query_texts)
-    kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
-    return Opened(
-        lambda queries: approximate(vectors_of(queries)),
-        f"{note}, HNSW, ef_search {ef_search}"
-        + ("" if kept is None else f", ann_recall@10 {kept:.4f}"),
-        p50_ms,
-    )
-
-
-def _timed(ground: Ground, encoder: TextEncoder) -> list[str]:
-    """Return the queries that encoding is timed on, as the encoder takes them."""
-    texts = ground.collection.query_texts[:TIMED_QUERIES]
-    return [encoder.prompts["query"] + text for text in texts]
+    kept = ann_recall(approximate(asked).rows, exact_top_k(asked, items, 10)[0])
+    said = "" if kept is None else f", ann_recall@10 {kept:.4f}"
+    return approximate, f"HNSW, ef_search {ef_search}{said}", kept
 
 
 def first_dims(vectors: Floats, dim: int) -> Floats:
@@ -214,8 +246,7 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Opened
         if tuned:
             options = _tune_weighted(ground, dense, lexical)
 
-    def search(queries: Sequence[str]) -> Hits:
-        left, right = dense(queries), lexical.search(queries)
+    def fuse(queries: Sequence[str], left: Hits, right: Hits) -> Hits:
         if system.kind == "rrf":
             weight = options["lexical_weight"]
             fused = reciprocal_ranks(left, right, weight, no_hit=lexical.no_hit)
@@ -225,9 +256,18 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Opened
             fused = weighted_scores(left, right, alphas, no_hit=lexical.no_hit)
         return ranked(fused, left.rows.shape[1])
 
+    timed = _timed(ground)
+    left, right = dense(timed), lexical.search(timed)
+    alone = [([text], left.of(place), right.of(place)) for place, text in enumerate(timed)]
     names = " and ".join(system.parts)
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items())
-    return Opened(search, f"{names}, {shown}, {_how_set(tuned)}", options=options, tuned=tuned)
+    return Opened(
+        lambda queries: fuse(queries, dense(queries), lexical.search(queries)),
+        f"{names}, {shown}, {_how_set(tuned)}",
+        {"fuse": lone_ms(lambda each: fuse(*each), alone)},
+        options=options,
+        tuned=tuned,
+    )
 
 
 def _tune_rrf(ground: Ground, dense: Search, lexical: Opened) -> dict[str, float]:
@@ -285,6 +325,6 @@ def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:
         ends = np.cumsum([len(each) for each in pairs])
         return rerank(found, np.split(flat, ends[:-1]))
 
-    timed = ground.collection.query_texts[:TIMED_QUERIES]
+    timed = _timed(ground)
     p50_ms = {"rerank": median_ms(scorer.score, pairs_of(timed, first(timed)))}
     return Opened(search, f"{system.parts[0]}, first {depth} by {scorer.name}", p50_ms)

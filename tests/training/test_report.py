@@ -10,7 +10,13 @@ RESULTS = {"data": "made-up", "split": "test", "masked": False, "measures": [PLO
 def a_system(recall=0.5, **options):
     """A system of one recall, and nothing else to tell unless it is given."""
     found = Interval(recall, recall - 0.1, recall + 0.1)
-    given = {"note": "", "p50_ms": {}, "intervals": {PLOTTED: found}, "p_values": {PLOTTED: 0.5}}
+    given = {
+        "note": "",
+        "p50_ms": {},
+        "query_ms": 1.0,
+        "intervals": {PLOTTED: found},
+        "p_values": {PLOTTED: 0.5},
+    }
     return System(**{**given, "segments": {}, **options})
 
 

@@ -237,6 +237,12 @@ def test_a_model_its_first_dimensions_and_fusions_stand_in_one_table(
     assert recall["tiny-hnsw"] == recall["tiny"]  # 24 items, all of them looked at
     assert found["tiny-hnsw"]["note"] == "16 dimensions, HNSW, ef_search 24, ann_recall@10 1.0000"
     assert found["tiny-8"]["note"] == "8 dimensions, exact"
+    spent = {name: each["p50_ms"] for name, each in found.items()}
+    assert list(spent["tiny"]) == list(spent["tiny-hnsw"]) == ["encode", "search"]
+    assert (list(spent["bm25"]), list(spent["rrf"])) == (["search"], ["fuse"])
+    assert all(ms > 0 for each in spent.values() for ms in each.values())
+    in_all = sum(ms for name in ("tiny", "bm25", "rrf") for ms in spent[name].values())
+    assert found["rrf"]["query_ms"] == pytest.approx(in_all, abs=0.001)
     assert found["rrf"]["note"].endswith("tuned on dev")
     assert found["mixed"]["note"] == "tiny and bm25, alpha 0, short_alpha 0, as given"
     # All weight on BM25, which finds each by its color and thing.
