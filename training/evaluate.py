@@ -10,7 +10,7 @@ first k.
 """
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +102,7 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
             measures_within(run, len(collection.item_ids)),
             as_one=ground.same_title,
         )
-    systems = summarize(found, opened, baseline, topics, spent_ms(written, opened))
+    systems = summarize(written, opened, found, baseline, topics)
     results = {
         "data": collection.name,
         "split": options.split,
@@ -168,41 +168,38 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
     return Ground(collection, dev, is_of_reviews(options.data), options.cache)
 
 
-def spent_ms(written: Sequence[Written], opened: Mapping[str, Opened]) -> dict[str, float]:
-    """Return what each system takes for a query, with all that it is made of: a sum of p50s."""
-    by_name = {system.name: system for system in written}
-    own = {name: sum(system.p50_ms.values()) for name, system in opened.items()}
-    return {
-        name: round(sum(own[part] for part in sorted(made_of(name, by_name))), 3)
-        for name in by_name
-    }
-
-
 def summarize(
-    found: Mapping[str, Evaluation],
+    written: Sequence[Written],
     opened: Mapping[str, Opened],
+    found: Mapping[str, Evaluation],
     baseline: str,
     topics: Mapping[str, Topic],
-    query_ms: Mapping[str, float],
 ) -> dict[str, System]:
     """Return each system's measures with intervals, p values against the baseline, segments."""
+    by_name = {system.name: system for system in written}
+    base = found[baseline].by_query
+    clusters = [topics[q].product if q in topics else q for q in found[baseline].query_ids]
     systems: dict[str, System] = {}
-    for name, evaluation in found.items():
-        ids = evaluation.query_ids
-        clusters = [topics[each].product if each in topics else each for each in ids]
-        values = evaluation.by_query
-        base = found[baseline].by_query
+    for name, system in by_name.items():
+        values = found[name].by_query
+        compared = [m for m in values if m in base] if name != baseline else []
         systems[name] = System(
             note=opened[name].note,
             p50_ms=opened[name].p50_ms,
-            query_ms=query_ms[name],
+            query_ms=spent_ms(made_of(name, by_name), opened),
+            encoder=f"{system.source}@{system.items}" if system.kind == "encoder" else "",
+            options=opened[name].options,
+            ann_recall=opened[name].ann_recall,
             intervals={m: bootstrap_interval(values[m], clusters) for m in values},
-            p_values={}
-            if name == baseline
-            else {m: paired_p_value(values[m], base[m], clusters) for m in values if m in base},
-            segments=by_segment(evaluation, topics),
+            p_values={m: paired_p_value(values[m], base[m], clusters) for m in compared},
+            segments=by_segment(found[name], topics),
         )
     return systems
+
+
+def spent_ms(names: Iterable[str], opened: Mapping[str, Opened]) -> float:
+    """Return what some systems take for a query together: the sum of their parts' p50s."""
+    return round(sum(sum(opened[name].p50_ms.values()) for name in sorted(names)), 3)
 
 
 def by_segment(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.report_plots import SYSTEMS_FILE, draw_systems
+from training.cases import CASES_FILE
+from training.report_plots import draw_plots
 from training.results import PLOTTED, System
 from training.significance import Interval
 
@@ -12,12 +13,15 @@ REPORT_FILE = "report.md"
 
 
 def write_report(out: Path, results: Mapping[str, Any], systems: Mapping[str, System]) -> None:
-    """Write report.md and its plot."""
-    draw_systems(out / SYSTEMS_FILE, systems)
-    (out / REPORT_FILE).write_text("\n".join(_lines(results, systems)) + "\n", encoding="utf-8")
+    """Write report.md and its pictures."""
+    pictures = [f"![{caption}]({name})" for name, caption in draw_plots(out, systems).items()]
+    lines = _lines(results, systems, pictures)
+    (out / REPORT_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[str]:
+def _lines(
+    results: Mapping[str, Any], systems: Mapping[str, System], pictures: Sequence[str]
+) -> list[str]:
     baseline = results["baseline"]
     masked = ", words of the title masked" if results["masked"] else ""
     return [
@@ -32,8 +36,9 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
         "",
         *_systems_table(results["measures"], systems),
         "",
-        f"![{PLOTTED} of each system]({SYSTEMS_FILE})",
+        f"[{CASES_FILE}]({CASES_FILE}): queries won and lost, and what first results lack.",
         "",
+        *(line for picture in pictures for line in (picture, "")),
         *_ratio_lines(systems, baseline),
         "",
         *_segment_lines(systems),

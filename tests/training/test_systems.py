@@ -240,11 +240,15 @@ def test_a_model_its_first_dimensions_and_fusions_stand_in_one_table(
     spent = {name: each["p50_ms"] for name, each in found.items()}
     assert list(spent["tiny"]) == list(spent["tiny-hnsw"]) == ["encode", "search"]
     assert (list(spent["bm25"]), list(spent["rrf"])) == (["search"], ["fuse"])
+    assert found["tiny-hnsw"]["options"] == {"dim": 16, "ef_search": 24}
+    assert found["tiny-hnsw"]["ann_recall@10"] == 1.0
     assert all(ms > 0 for each in spent.values() for ms in each.values())
     in_all = sum(ms for name in ("tiny", "bm25", "rrf") for ms in spent[name].values())
     assert found["rrf"]["query_ms"] == pytest.approx(in_all, abs=0.001)
     assert found["rrf"]["note"].endswith("tuned on dev")
     assert found["mixed"]["note"] == "tiny and bm25, alpha 0, short_alpha 0, as given"
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"]({name}.png)" in report for name in ("systems", "recall_latency", "dims"))
     # All weight on BM25, which finds each by its color and thing.
     assert recall["bm25"] == recall["mixed"] == 1.0 > recall["tiny"]
 
