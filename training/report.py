@@ -7,6 +7,7 @@ from typing import Any
 from training.cases import CASES_FILE
 from training.report_plots import draw_plots
 from training.results import PLOTTED, System
+from training.segments import SEGMENT_QUERIES_MIN
 from training.significance import Interval
 
 REPORT_FILE = "report.md"
@@ -41,7 +42,7 @@ def _lines(
         *(line for picture in pictures for line in (picture, "")),
         *_ratio_lines(systems, baseline),
         "",
-        *_segment_lines(systems),
+        *_segment_lines(results, systems),
     ]
 
 
@@ -98,14 +99,30 @@ def _ratio_lines(systems: Mapping[str, System], baseline: str) -> list[str]:
     return lines
 
 
-def _segment_lines(systems: Mapping[str, System]) -> list[str]:
+def _segment_lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[str]:
+    """Return a table by each kind of segment, or a line where all queries are in one segment."""
     lines: list[str] = []
     shown = {name: system.segments for name, system in systems.items() if system.segments}
     for kind, segments in next(iter(shown.values()), {}).items():
-        lines += [f"## {PLOTTED} by {kind}", "", f"| {kind} | queries | {' | '.join(shown)} |"]
-        lines.append(f"|---|---|{'---|' * len(shown)}")
-        for segment, (queries, _) in segments.items():
-            found = [f"{by_kind[kind][segment][1]:.3f}" for by_kind in shown.values()]
-            lines.append(f"| {escaped(segment)} | {queries} | {' | '.join(found)} |")
-        lines.append("")
+        lines += [f"## {PLOTTED} by {kind}", ""]
+        if [queries for queries, _ in segments.values()] == [results["queries"]]:
+            lines += [f"All {results['queries']} queries: {escaped(next(iter(segments)))}.", ""]
+        elif segments:
+            lines += [*_segment_table(kind, shown), ""]
+        if small := results["too_small"].get(kind):
+            lines.append(
+                f"Not shown: {small['queries']} queries in {small['segments']} segments of fewer "
+                f"than {SEGMENT_QUERIES_MIN}."
+            )
+            lines.append("")
+    return lines
+
+
+def _segment_table(
+    kind: str, shown: Mapping[str, Mapping[str, Mapping[str, tuple[int, float]]]]
+) -> list[str]:
+    lines = [f"| {kind} | queries | {' | '.join(shown)} |", f"|---|---|{'---|' * len(shown)}"]
+    for segment, (queries, _) in next(iter(shown.values()))[kind].items():
+        found = [f"{segments[kind][segment][1]:.3f}" for segments in shown.values()]
+        lines.append(f"| {escaped(segment)} | {queries} | {' | '.join(found)} |")
     return lines

@@ -5,7 +5,13 @@ from training.report_plots import dims_figure, ef_search_figure, latency_figure
 from training.results import PLOTTED, System
 from training.significance import Interval, bootstrap_interval
 
-RESULTS = {"data": "made-up", "split": "test", "masked": False, "measures": [PLOTTED]}
+RESULTS = {
+    "data": "made-up",
+    "split": "test",
+    "masked": False,
+    "measures": [PLOTTED],
+    "too_small": {},
+}
 
 
 def a_system(recall=0.5, **options):
@@ -99,3 +105,22 @@ def test_without_any_recall_at_10_there_is_a_table_and_no_picture(tmp_path):
     report = written(tmp_path, {"a": through_graph(8, None, None)})
     assert "| a |  |" in report
     assert list(tmp_path.glob("*.png")) == []
+
+
+def test_queries_of_segments_too_small_to_show_are_counted(tmp_path):
+    shown = a_system(segments={"category": {"Baby": (40, 0.5)}, "review length": {}})
+    too_small = {
+        "category": {"segments": 3, "queries": 10},
+        "review length": {"segments": 4, "queries": 50},
+    }
+    report = written(tmp_path, {"a": shown}, too_small=too_small)
+    assert "| Baby | 40 | 0.500 |" in report
+    assert "Not shown: 10 queries in 3 segments of fewer than 30." in report
+    assert "Not shown: 50 queries in 4 segments of fewer than 30." in report
+    assert "| review length |" not in report
+
+
+def test_a_segment_of_all_queries_is_a_line_and_no_table(tmp_path):
+    report = written(tmp_path, {"a": a_system(segments={"training": {"unseen items": (50, 0.5)}})})
+    assert "## recall@10 by training\n\nAll 50 queries: unseen items.\n" in report
+    assert "| training |" not in report
