@@ -1,5 +1,6 @@
 """The report of a comparison: Markdown with a plot."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,23 @@ def write_report(out: Path, results: Mapping[str, Any], systems: Mapping[str, Sy
     pictures = [f"![{caption}]({name})" for name, caption in draw_plots(out, systems).items()]
     lines = _lines(results, systems, pictures)
     (out / REPORT_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def add_curves(out: Path, curves: Mapping[str, Path]) -> None:
+    """Show the curves of training runs at the end of report.md.
+
+    Args:
+        out: folder of the report.
+        curves: name of a run -> its picture, which is copied; a run without one is left out.
+    """
+    lines: list[str] = []
+    for name, picture in curves.items():
+        if picture.is_file():
+            shutil.copyfile(picture, out / f"curves-{name}.png")
+            lines += ["", f"![Loss and dev of {name}](curves-{name}.png)"]
+    if lines:
+        with (out / REPORT_FILE).open("a", encoding="utf-8") as file:
+            file.write("\n".join(["## Training", *lines]) + "\n")
 
 
 def _lines(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from training.report import write_report
+from training.report import add_curves, write_report
 from training.report_plots import dims_figure, ef_search_figure, latency_figure
 from training.results import PLOTTED, System
 from training.significance import Interval, bootstrap_interval
@@ -124,3 +124,14 @@ def test_a_segment_of_all_queries_is_a_line_and_no_table(tmp_path):
     report = written(tmp_path, {"a": a_system(segments={"training": {"unseen items": (50, 0.5)}})})
     assert "## recall@10 by training\n\nAll 50 queries: unseen items.\n" in report
     assert "| training |" not in report
+
+
+def test_curves_of_runs_stand_at_the_end_where_there_are_any(tmp_path):
+    before = written(tmp_path, {"a": a_system()})
+    add_curves(tmp_path, {"ours": tmp_path / "absent.png"})
+    assert (tmp_path / "report.md").read_text() == before
+    (tmp_path / "curves.png").write_bytes(b"png")
+    add_curves(tmp_path, {"ours": tmp_path / "curves.png"})
+    added = (tmp_path / "report.md").read_text().removeprefix(before)
+    assert added == "## Training\n\n![Loss and dev of ours](curves-ours.png)\n"
+    assert (tmp_path / "curves-ours.png").read_bytes() == b"png"
