@@ -63,7 +63,7 @@ def load_collection(folder: Path, split: str = DEFAULT_SPLIT) -> Collection:
     items = _read_texts(_find(folder, "corpus"), item=True)
     queries = _read_texts(_find(folder, "queries"), item=False)
     path = folder / "qrels" / f"{split}.tsv"
-    judgements = list(_read_judgements(path))
+    judgements = list(read_judgements(path))
     qrels: dict[str, dict[str, int]] = {}
     for query_id, item_id, grade in judgements:
         if query_id in queries and item_id in items:
@@ -151,8 +151,12 @@ def _read_texts(path: Path, *, item: bool) -> dict[str, str]:
     return texts
 
 
-def _read_judgements(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield (query id, item id, grade)."""
+def read_judgements(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield query id, item id and grade of every judgement in a file.
+
+    Raises:
+        CommandError: there is no such file, or a line of it is no judgement.
+    """
     if not path.is_file():
         there = ", ".join(sorted(found.stem for found in path.parent.glob("*.tsv"))) or "none"
         raise CommandError(f"{path}: no such judgements; splits there: {there}")

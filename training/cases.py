@@ -1,8 +1,8 @@
 """Queries that a system won or lost against the baseline, and how often it fails in known ways.
 
 Failure signatures are those of the paper (arXiv 2602.00899, section on errors): the query names a
-brand and the first result is of another (brand drift), or names a color that the right item has
-and the first result has not (an attribute ignored).
+brand and the first result is of another (brand drift), or names a color, size, material or
+audience that the right item has and the first result has not (an attribute ignored).
 """
 
 import gzip
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 
+from training.attributes import ATTRIBUTES
 from training.beir import Collection
 from training.leakage import words_of
 from training.ranking import Run
@@ -20,13 +21,6 @@ CASES_FILE = "cases.md"
 NUM_CASES = 5
 RANK_MAX = 100
 TEXT_MAX = 240
-COLORS = frozenset((
-    "beige", "black", "blue", "brown", "gold", "gray", "green", "grey", "navy", "orange", "pink",
-    "purple", "red", "silver", "tan", "white", "yellow",
-))  # fmt: skip
-
-_COLOR_STEMS = words_of(" ".join(COLORS))
-
 WordsOf = Callable[[str], frozenset[str]]
 
 
@@ -61,13 +55,19 @@ def write_cases(
 ) -> None:
     """Write cases.md: signatures of every system, then wins and losses against the baseline."""
     brands = read_brands(data)
-    lines = ["# Cases", "", "Queries that name the brand or a color of their right item, and the"]
-    lines += ["first result is of another brand, or its title has none of the colors named:", ""]
-    lines += ["| system | brand drift | color ignored |", "|---|---|---|"]
+    titles = _titles(collection)
+    ignored = " | ".join(f"{attribute} ignored" for attribute in ATTRIBUTES)
+    lines = [
+        "# Cases",
+        "",
+        "Queries that name the brand of their right item, or an attribute that its",
+    ]
+    lines += ["text has, and the first result is of another brand, or has none of those named:", ""]
+    lines += [f"| system | brand drift | {ignored} |", "|---|---" + "|---" * len(ATTRIBUTES) + "|"]
     for name, run in runs.items():
-        drift = signature(collection, run, brands.get, _brand_words)
-        ignored = signature(collection, run, _titles(collection).get, _colors)
-        lines.append(f"| {name} | {drift} | {ignored} |")
+        drift = signature(collection, run, brands.get, words_of)
+        found = [signature(collection, run, titles.get, named) for named in ATTRIBUTES.values()]
+        lines.append(f"| {name} | {' | '.join(map(str, [drift, *found]))} |")
     for name, run in runs.items():
         if name != baseline:
             lines += _cases_lines(name, collection, run, runs[baseline])
@@ -113,7 +113,7 @@ def signature(
     said_of: Callable[[str, str], str | None],
     words: WordsOf,
 ) -> Signature:
-    """Count queries that name a word of their right item which the first result has not.
+    """Count queries that name what their right item has, and the first result has none of it.
 
     A query whose first result nothing is known of is not counted.
 
@@ -121,13 +121,13 @@ def signature(
         collection: queries and judgements.
         run: what was found.
         said_of: from an item's id, and a default, to the text that the words are looked for in.
-        words: which words of a text count.
+        words: what a text names.
     """
     named = missed = 0
     for query_id, query in zip(collection.query_ids, collection.query_texts, strict=True):
         right = (i for i, grade in collection.qrels[query_id].items() if grade > 0)
         wanted = frozenset().union(*(words(said_of(i, "") or "") for i in right))
-        wanted &= words_of(query)
+        wanted &= words(query)
         said = said_of(first_of(run.get(query_id, {})), "")
         if wanted and said:
             named += 1
@@ -185,11 +185,3 @@ def _rank(rank: int) -> str:
 
 def _titles(collection: Collection) -> dict[str, str]:
     return dict(zip(collection.item_ids, collection.item_texts, strict=True))
-
-
-def _brand_words(brand: str) -> frozenset[str]:
-    return words_of(brand)
-
-
-def _colors(title: str) -> frozenset[str]:
-    return words_of(title) & _COLOR_STEMS

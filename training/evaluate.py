@@ -9,8 +9,7 @@ title, and those items count as one: recall@k is the share of reviews that are a
 first k.
 """
 
-import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,15 +23,15 @@ from training.beir import Collection, load_collection, narrow
 from training.cases import write_cases
 from training.dataset import is_of_reviews
 from training.ranking import Evaluation, Run, evaluate, run_of
-from training.report import System, write_report
+from training.report import write_report
+from training.results import System
+from training.segments import Queries, Topic, read_queries, read_topics
 from training.significance import bootstrap_interval, paired_p_value
-from training.system_notation import parse_systems
+from training.system_notation import Written, made_of, parse_systems
 from training.systems import TUNED_ON, Ground, Opened, open_system
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
 RESULTS_FILE = "results.json"
-LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
-SEGMENT_QUERIES_MIN = 30
 _DEV_SEED = 7
 
 
@@ -50,22 +49,6 @@ class EvaluateOptions:
     record: bool = False
     dev_queries: int = 0
     """Weights are tuned on so many queries of dev; 0 for all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What is known of a query beside its text.
-
-    Attributes:
-        product: queries of one product are not independent of each other.
-        masked: the query without the words of its product's title and brand; None where the data
-            set does not say.
-        segments: kind of segment -> the one that the query is in.
-    """
-
-    product: str
-    masked: str | None
-    segments: Mapping[str, str]
 
 
 def compare(options: EvaluateOptions) -> dict[str, Any]:
@@ -86,17 +69,9 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         bundle_records.require_recordable(
             written, has_dev=ground.dev is not None, masked=options.masked
         )
-    (options.out / "runs").mkdir(parents=True, exist_ok=True)
-    found: dict[str, Evaluation] = {}
-    runs: dict[str, Run] = {}
-    opened: dict[str, Opened] = {}
-    for system in written:
-        opened[system.name] = open_system(system, ground, opened)
-        rows = opened[system.name].search(collection.query_texts).rows
-        runs[system.name] = run = run_of(collection.query_ids, collection.item_ids, rows)
-        write_trec(options.out / "runs" / f"{system.name}.trec", run, system.name)
-        found[system.name] = evaluate(collection.qrels, run, MEASURES, as_one=ground.same_title)
-    systems = summarize(found, opened, baseline, topics)
+    opened, runs, found = search_all(written, ground, options.out / "runs")
+    queries = read_queries(options.data, collection.qrels, topics)
+    systems = summarize(written, opened, found, baseline, queries)
     results = {
         "data": collection.name,
         "split": options.split,
@@ -105,6 +80,8 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
         "items": len(collection.item_ids),
         "same_title": ground.same_title,
         "baseline": baseline,
+        "measures": MEASURES,
+        "too_small": queries.too_small(),
         "dev": describe_dev(ground.dev),
         "systems": {name: system.document() for name, system in systems.items()},
     }
@@ -114,6 +91,53 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     if options.record:
         results["recorded"] = bundle_records.record(written, opened, results)
     return results
+
+
+def search_all(
+    written: Sequence[Written], ground: Ground, folder: Path
+) -> tuple[dict[str, Opened], dict[str, Run], dict[str, Evaluation]]:
+    """Return each system by its name, opened, what it found, and what that is worth.
+
+    Args:
+        written: in an order in which each stands behind what it is made of.
+        ground: what to search in.
+        folder: where runs are written.
+    """
+    collection = ground.collection
+    folder.mkdir(parents=True, exist_ok=True)
+    opened: dict[str, Opened] = {}
+    runs: dict[str, Run] = {}
+    found: dict[str, Evaluation] = {}
+    for name, system in ((system.name, system) for system in written):
+        opened[name] = open_system(system, ground, opened)
+        rows = opened[name].search(collection.query_texts).rows
+        runs[name] = run_of(collection.query_ids, collection.item_ids, rows)
+        write_trec(folder / f"{name}.trec", runs[name], name)
+        measures = measures_within(rows.shape[1], len(collection.item_ids))
+        found[name] = evaluate(collection.qrels, runs[name], measures, as_one=ground.same_title)
+    return opened, runs, found
+
+
+def measures_within(hits: int, num_items: int) -> list[str]:
+    """Return the measures that are no deeper than a system looks.
+
+    Args:
+        hits: that it would give a query; it may find fewer.
+        num_items: of the collection; who looks at all of them has every measure.
+
+    >>> measures_within(2, 100)
+    ['recall@1']
+    """
+    return [m for m in MEASURES if hits >= min(int(m.partition("@")[2]), num_items)]
+
+
+def recalls_of(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return recall@10 of every system of a comparison; None of one that finds fewer."""
+    measured = {name: found["measures"] for name, found in results["systems"].items()}
+    return {
+        name: round(found[TUNED_ON]["mean"], 4) if TUNED_ON in found else None
+        for name, found in measured.items()
+    }
 
 
 def describe_dev(dev: Collection | None) -> dict[str, Any] | None:
@@ -139,101 +163,36 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
 
 
 def summarize(
-    found: Mapping[str, Evaluation],
+    written: Sequence[Written],
     opened: Mapping[str, Opened],
+    found: Mapping[str, Evaluation],
     baseline: str,
-    topics: Mapping[str, Topic],
+    queries: Queries,
 ) -> dict[str, System]:
     """Return each system's measures with intervals, p values against the baseline, segments."""
+    by_name = {system.name: system for system in written}
+    base = found[baseline].by_query
     systems: dict[str, System] = {}
-    for name, evaluation in found.items():
-        ids = evaluation.query_ids
-        clusters = [topics[each].product if each in topics else each for each in ids]
-        values = evaluation.by_query
-        base = found[baseline].by_query
+    for name, system in by_name.items():
+        values = found[name].by_query
+        compared = [m for m in values if m in base] if name != baseline else []
         systems[name] = System(
             note=opened[name].note,
             p50_ms=opened[name].p50_ms,
-            intervals={m: bootstrap_interval(values[m], clusters) for m in MEASURES},
-            p_values={}
-            if name == baseline
-            else {m: paired_p_value(values[m], base[m], clusters) for m in MEASURES},
-            segments=by_segment(evaluation, topics),
+            query_ms=spent_ms(made_of(name, by_name), opened),
+            encoder=f"{system.source}@{system.items}" if system.kind == "encoder" else "",
+            options=opened[name].options,
+            ann_recall=opened[name].ann_recall,
+            intervals={m: bootstrap_interval(values[m], queries.products) for m in values},
+            p_values={m: paired_p_value(values[m], base[m], queries.products) for m in compared},
+            segments=queries.means(values[TUNED_ON]) if TUNED_ON in values else {},
         )
     return systems
 
 
-def by_segment(
-    evaluation: Evaluation, topics: Mapping[str, Topic]
-) -> dict[str, dict[str, tuple[int, float]]]:
-    """Return kind -> segment -> (queries, recall@10), without segments of few queries."""
-    places: dict[str, dict[str, list[int]]] = {}
-    for place, query_id in enumerate(evaluation.query_ids):
-        for kind, segment in topics[query_id].segments.items() if query_id in topics else ():
-            places.setdefault(kind, {}).setdefault(segment, []).append(place)
-    values = evaluation.by_query[TUNED_ON]
-    return {
-        kind: {
-            segment: (len(rows), float(values[rows].mean()))
-            for segment, rows in sorted(segments.items(), key=lambda entry: _in_order(entry[0]))
-            if len(rows) >= SEGMENT_QUERIES_MIN
-        }
-        for kind, segments in places.items()
-    }
-
-
-def _in_order(segment: str) -> tuple[int, str]:
-    """Return a key that orders ranges by their first number, and other names by the alphabet.
-
-    >>> sorted(["101 words and more", "21-50 words", "Baby"], key=_in_order)
-    ['Baby', '21-50 words', '101 words and more']
-    """
-    number = segment.split()[0].split("-")[0]
-    return (int(number) if number.isdecimal() else 0, segment)
-
-
-def read_topics(folder: Path) -> dict[str, Topic]:
-    """Return what queries.jsonl says of its queries beside their texts."""
-    path = next((p for p in sorted(folder.glob("queries.jsonl*"))), folder / "queries.jsonl")
-    if not path.is_file():
-        raise CommandError(
-            f"{folder}: no queries.jsonl or queries.jsonl.gz: this is no BEIR folder"
-        )
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        entries = [orjson.loads(line) for line in file if line.strip()]
-    return {entry["_id"]: topic_of(entry) for entry in entries if entry.get("metadata")}
-
-
-def topic_of(entry: Mapping[str, Any]) -> Topic:
-    """Return a query's topic.
-
-    >>> topic_of({"_id": "q", "metadata": {"tokens": 30, "num_reviews": 1}}).segments
-    {'review length': '21-50 words', 'reviews of the product': '1'}
-    """
-    data = entry["metadata"]
-    segments: dict[str, str] = {}
-    if data.get("category"):
-        segments["category"] = str(data["category"])
-    if "tokens" in data:
-        segments["review length"] = length_segment(int(data["tokens"]))
-    if "num_reviews" in data:
-        number = int(data["num_reviews"])
-        segments["reviews of the product"] = (
-            "1" if number == 1 else "2-4" if number < 5 else "5 and more"
-        )
-    return Topic(str(data.get("product", entry["_id"])), data.get("masked"), segments)
-
-
-def length_segment(tokens: int) -> str:
-    """Return the range of lengths that so many words are in.
-
-    >>> length_segment(20), length_segment(500)
-    ('1-20 words', '101 words and more')
-    """
-    for low, high in LENGTHS:
-        if high is not None and tokens <= high:
-            return f"{low}-{high} words"
-    return f"{LENGTHS[-1][0]} words and more"
+def spent_ms(names: Iterable[str], opened: Mapping[str, Opened]) -> float:
+    """Return what some systems take for a query together: the sum of their parts' p50s."""
+    return round(sum(sum(opened[name].p50_ms.values()) for name in sorted(names)), 3)
 
 
 def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> Collection:
@@ -297,16 +256,12 @@ def main(
         results = compare(
             EvaluateOptions(data, system, out, cache, split, baseline, masked, record, dev_queries)
         )
-        recalls = {
-            name: round(found["measures"][TUNED_ON]["mean"], 4)
-            for name, found in results["systems"].items()
-        }
         print_result(
             {
                 "report": str(out / "report.md"),
                 "queries": results["queries"],
                 "items": results["items"],
-                "recall_at_10": recalls,
+                "recall_at_10": recalls_of(results),
                 **({"recorded": results["recorded"]} if record else {}),
             }
         )

@@ -80,7 +80,7 @@ class Examples:
         for draw in range(_DRAWS_MAX):
             if row >= 0 and self.item_groups[row] not in asked_for:
                 return row
-            row = xxhash.xxh3_64_intdigest(f"{key} {draw}".encode()) % len(self.items)
+            row = int(xxhash.xxh3_64_intdigest(f"{key} {draw}".encode())) % len(self.items)
         # Nearly every product is asked for: whichever is not, from the last draw on.
         rows = (*range(row, len(self.items)), *range(row))
         return next(row for row in rows if self.item_groups[row] not in asked_for)

@@ -23,6 +23,10 @@ class Hits:
     rows: Rows
     scores: Floats
 
+    def of(self, place: int) -> "Hits":
+        """Return those of one query, of shape (1, k)."""
+        return Hits(self.rows[place : place + 1], self.scores[place : place + 1])
+
 
 def reciprocal_ranks(
     dense: Hits, lexical: Hits, lexical_weight: float, k: int = RRF_K

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 T = TypeVar("T")
 
 
@@ -16,4 +18,10 @@ def median_ms(run: Callable[[T], object], inputs: Sequence[T]) -> float:
         started_s = time.perf_counter()
         run(each)
         spent_s.append(time.perf_counter() - started_s)
-    return round(1e3 * median(spent_s), 2)
+    return round(1e3 * median(spent_s), 3)
+
+
+def lone_ms(run: Callable[[T], object], inputs: Sequence[T]) -> float:
+    """Return the same of what runs on one thread."""
+    with threadpool_limits(limits=1):
+        return median_ms(run, inputs)

@@ -1,53 +1,46 @@
 """The report of a comparison: Markdown with a plot."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from training.cases import CASES_FILE
+from training.report_plots import draw_plots
+from training.results import PLOTTED, System
+from training.segments import SEGMENT_QUERIES_MIN
 from training.significance import Interval
 
 REPORT_FILE = "report.md"
-PLOT_FILE = "systems.png"
-PLOTTED = "recall@10"
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """What a system reached.
-
-    Attributes:
-        note: how it was set.
-        p50_ms: what its own model takes for a query, as {"encode": 3.1}.
-        intervals: measure -> mean with its 95 % interval.
-        p_values: measure -> p of its difference to the baseline; empty for the baseline itself.
-        segments: kind -> segment -> (queries, recall@10).
-    """
-
-    note: str
-    p50_ms: Mapping[str, float]
-    intervals: Mapping[str, Interval]
-    p_values: Mapping[str, float]
-    segments: Mapping[str, Mapping[str, tuple[int, float]]]
-
-    def document(self) -> dict[str, Any]:
-        """Return it for results.json."""
-        return {
-            "note": self.note,
-            "p50_ms": dict(self.p50_ms),
-            "measures": {name: asdict(found) for name, found in self.intervals.items()},
-            "p_values": dict(self.p_values),
-            "segments": {kind: dict(found) for kind, found in self.segments.items()},
-        }
 
 
 def write_report(out: Path, results: Mapping[str, Any], systems: Mapping[str, System]) -> None:
-    """Write report.md and its plot."""
-    _plot(out / PLOT_FILE, systems)
-    (out / REPORT_FILE).write_text("\n".join(_lines(results, systems)) + "\n", encoding="utf-8")
+    """Write report.md and its pictures."""
+    pictures = [f"![{caption}]({name})" for name, caption in draw_plots(out, systems).items()]
+    lines = _lines(results, systems, pictures)
+    (out / REPORT_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[str]:
+def add_curves(out: Path, curves: Mapping[str, Path]) -> None:
+    """Show the curves of training runs at the end of report.md.
+
+    Args:
+        out: folder of the report.
+        curves: name of a run -> its picture, which is copied; a run without one is left out.
+    """
+    lines: list[str] = []
+    for name, picture in curves.items():
+        if picture.is_file():
+            shutil.copyfile(picture, out / f"curves-{name}.png")
+            lines += ["", f"![Loss and dev of {name}](curves-{name}.png)"]
+    if lines:
+        with (out / REPORT_FILE).open("a", encoding="utf-8") as file:
+            file.write("\n".join(["## Training", *lines]) + "\n")
+
+
+def _lines(
+    results: Mapping[str, Any], systems: Mapping[str, System], pictures: Sequence[str]
+) -> list[str]:
     baseline = results["baseline"]
     masked = ", words of the title masked" if results["masked"] else ""
     return [
@@ -56,71 +49,98 @@ def _lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[st
         f"{results['queries']} queries{masked}, {results['items']} items. Means with "
         "95 % bootstrap intervals, products resampled; an asterisk is p < 0.05 against "
         f"{baseline} (paired randomization test, not corrected for the number of comparisons). "
-        "p50 is what a system's own model takes for a query here, measured on a few, alone.",
+        "An empty cell: the system finds fewer. "
+        "p50 is what a system's own part takes for one query alone here, measured on a few; a "
+        "search is on one thread and for 100 hits. In all adds what it is made of, each once.",
         "",
-        *_systems_table(systems),
+        *_systems_table(results["measures"], systems),
         "",
-        f"![{PLOTTED} of each system]({PLOT_FILE})",
+        f"[{CASES_FILE}]({CASES_FILE}): queries won and lost, and what first results lack.",
         "",
+        *(line for picture in pictures for line in (picture, "")),
         *_ratio_lines(systems, baseline),
         "",
-        *_segment_lines(systems),
+        *_segment_lines(results, systems),
     ]
 
 
-def _systems_table(systems: Mapping[str, System]) -> list[str]:
-    measures = list(next(iter(systems.values())).intervals)
-    rows = [f"| system | {' | '.join(measures)} | p50 | |", "|---" * (len(measures) + 3) + "|"]
+def _systems_table(measures: Sequence[str], systems: Mapping[str, System]) -> list[str]:
+    rows = [f"| system | {' | '.join(measures)} | p50 | in all | |"]
+    rows.append("|---" * (len(measures) + 4) + "|")
     for name, system in systems.items():
-        cells = [cell(system.intervals[m], system.p_values.get(m)) for m in measures]
-        spent = ", ".join(f"{what} {ms:g} ms" for what, ms in system.p50_ms.items())
-        rows.append(f"| {name} | {' | '.join(cells)} | {spent} | {system.note} |")
+        cells = [cell(system.intervals.get(m), system.p_values.get(m)) for m in measures]
+        cells.append(", ".join(f"{what} {duration(ms)}" for what, ms in system.p50_ms.items()))
+        cells.append(duration(system.query_ms))
+        rows.append(f"| {name} | {' | '.join(cells)} | {escaped(system.note)} |")
     return rows
 
 
-def cell(found: Interval, p_value: float | None) -> str:
-    """Return a mean, its interval, and whether the difference is significant.
+def cell(found: Interval | None, p_value: float | None) -> str:
+    """Return a mean, its interval, and whether the difference is significant; "" for None.
 
     >>> cell(Interval(0.5, 0.41, 0.59), 0.01)
     '0.500* (0.410-0.590)'
     """
+    if found is None:
+        return ""
     mark = "*" if p_value is not None and p_value < 0.05 else ""
     return f"{found.mean:.3f}{mark} ({found.low:.3f}-{found.high:.3f})"
 
 
+def duration(milliseconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(0.0712), duration(48.03), duration(1234.5)
+    ('0.0712 ms', '48 ms', '1234 ms')
+    """
+    return f"{milliseconds:.{3 if milliseconds < 1000 else 4}g} ms"
+
+
+def escaped(text: str) -> str:
+    r"""Return a text that ends no cell of a Markdown table.
+
+    >>> print(escaped("Home | Kitchen"))
+    Home \| Kitchen
+    """
+    return " ".join(text.split()).replace("|", r"\|")
+
+
 def _ratio_lines(systems: Mapping[str, System], baseline: str) -> list[str]:
-    base = systems[baseline].intervals[PLOTTED].mean
+    found = {n: s.intervals[PLOTTED].mean for n, s in systems.items() if PLOTTED in s.intervals}
+    if baseline not in found or len(found) < 2:
+        return []
     lines = [f"{PLOTTED} against {baseline}:", ""]
-    for name, system in systems.items():
-        if name != baseline:
-            ratio = f"{system.intervals[PLOTTED].mean / base:.2f}x" if base else "not defined"
-            lines.append(f"- {name}: {ratio}, p {system.p_values[PLOTTED]:.4f}")
-    return lines if len(lines) > 2 else []
-
-
-def _segment_lines(systems: Mapping[str, System]) -> list[str]:
-    lines: list[str] = []
-    for kind, segments in next(iter(systems.values())).segments.items():
-        lines += [f"## {PLOTTED} by {kind}", "", f"| {kind} | queries | {' | '.join(systems)} |"]
-        lines.append(f"|---|---|{'---|' * len(systems)}")
-        for segment, (queries, _) in segments.items():
-            found = [f"{system.segments[kind][segment][1]:.3f}" for system in systems.values()]
-            lines.append(f"| {segment} | {queries} | {' | '.join(found)} |")
-        lines.append("")
+    base = found.pop(baseline)
+    for name, mean in found.items():
+        ratio = f"{mean / base:.2f}x" if base else "not defined"
+        lines.append(f"- {name}: {ratio}, p {systems[name].p_values[PLOTTED]:.4f}")
     return lines
 
 
-def _plot(path: Path, systems: Mapping[str, System]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _segment_lines(results: Mapping[str, Any], systems: Mapping[str, System]) -> list[str]:
+    """Return a table by each kind of segment, or a line where all queries are in one segment."""
+    lines: list[str] = []
+    shown = {name: system.segments for name, system in systems.items() if system.segments}
+    for kind, segments in next(iter(shown.values()), {}).items():
+        lines += [f"## {PLOTTED} by {kind}", ""]
+        if [queries for queries, _ in segments.values()] == [results["queries"]]:
+            lines += [f"All {results['queries']} queries: {escaped(next(iter(segments)))}.", ""]
+        elif segments:
+            lines += [*_segment_table(kind, shown), ""]
+        if small := results["too_small"].get(kind):
+            lines.append(
+                f"Not shown: {small['queries']} queries in {small['segments']} segments of fewer "
+                f"than {SEGMENT_QUERIES_MIN}."
+            )
+            lines.append("")
+    return lines
 
-    names: Sequence[str] = list(systems)
-    found = [systems[name].intervals[PLOTTED] for name in names]
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    errors = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
-    axes.barh(names, [f.mean for f in found], xerr=errors, capsize=3, color="tab:blue")
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{PLOTTED} with 95 % interval")
-    figure.savefig(path, dpi=120)
+
+def _segment_table(
+    kind: str, shown: Mapping[str, Mapping[str, Mapping[str, tuple[int, float]]]]
+) -> list[str]:
+    lines = [f"| {kind} | queries | {' | '.join(shown)} |", f"|---|---|{'---|' * len(shown)}"]
+    for segment, (queries, _) in next(iter(shown.values()))[kind].items():
+        found = [f"{segments[kind][segment][1]:.3f}" for segments in shown.values()]
+        lines.append(f"| {escaped(segment)} | {queries} | {' | '.join(found)} |")
+    return lines

@@ -6,7 +6,8 @@
     DIR/runs/NAME/       a run for each recipe: model, run.json, curves.png (training.train)
     DIR/bundles/NAME/    its encoder bundle (training.export), with the weights to fuse it with BM25
     DIR/report/          all of them against BM25 and the models they started from
-                         (training.evaluate), and in DIR/report-masked/ without the title's words
+                         (training.evaluate), with the curves of the runs; and in
+                         DIR/report-masked/ without the title's words
 
 With `--reranker RECIPE` a cross-encoder is trained on what the first recipe's model finds
 (training.train_reranker), exported, and measured at three depths.
@@ -19,7 +20,7 @@ are refused.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,22 +32,23 @@ from rpc.files import replace_file, sha256_of
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.bundle_files import ENCODER_FILE
 from training.checkpoints import held
+from training.curves import CURVES_FILE
 from training.dataset import DATASET_FILE, DatasetOptions, make_dataset
-from training.evaluate import EvaluateOptions, compare
+from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.examples import read_examples
 from training.export import export
 from training.export_options import ExportOptions
 from training.pairs import NUM_PAIRS
 from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
+from training.report import add_curves
+from training.reproduced_systems import reranked_of, systems_of
 from training.runs import MODEL_FOLDER, RUN_FILE
 from training.system_notation import parse_systems
-from training.systems import TUNED_ON
 from training.train import train
 from training.train_reranker import train_reranker
 
 INPUTS_FILE = "inputs.json"
 LEARNED_FROM_FILE = "learned_from.json"
-RERANK_DEPTHS = (20, 50, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class ReproduceOptions:
     quantization: Literal["int8", "none"] = "int8"
 
 
-def reproduce(options: ReproduceOptions) -> dict[str, Any]:
+def reproduce(options: ReproduceOptions) -> dict[str, dict[str, float | None]]:
     """Run every stage that is not done yet; return recall@10 of every system.
 
     Raises:
@@ -85,7 +87,7 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
         _train_and_export(recipe, data, options)
     if reranker:
         _train_reranker(reranker, recipes[0], data, options)
-    recalls = {}
+    recalls: dict[str, dict[str, float | None]] = {}
     for folder, masked in (("report", False), ("report-masked", True)):
         results = compare(
             EvaluateOptions(
@@ -97,65 +99,10 @@ def reproduce(options: ReproduceOptions) -> dict[str, Any]:
                 record=not masked,
             )
         )
-        recalls[folder] = {
-            name: round(found["measures"][TUNED_ON]["mean"], 4)
-            for name, found in results["systems"].items()
-        }
+        recalls[folder] = recalls_of(results)
+    runs = [options.out / "runs" / each.name for each in (*recipes, *filter(None, [reranker]))]
+    add_curves(options.out / "report", {run.name: run / CURVES_FILE for run in runs})
     return recalls
-
-
-def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
-    """Return what is compared, as `training.systems` reads it; the first is the baseline.
-
-    >>> recipe = Recipe.model_validate({
-    ...     "name": "best", "model": {"base": "minilm"}, "loss": {"matryoshka_dims": [128]},
-    ...     "batches": {"size": 8}, "optimizer": {"learning_rate": 0.1}})
-    >>> for system in systems_of([recipe], Path("o")): print(system)
-    zero-shot-minilm=minilm
-    bm25
-    best=o/runs/best/model
-    best-128=o/runs/best/model?dim=128
-    best-hnsw=o/runs/best/model?ef_search=64
-    best-bundle=o/bundles/best
-    best-rrf=rrf:best-bundle+bm25
-    best-weighted=weighted:best-bundle+bm25
-    """
-    bases = short_names([recipe.model.base for recipe in recipes])
-    systems = [f"zero-shot-{name}={base}" for base, name in bases.items()]
-    systems.append("bm25")
-    for recipe in recipes:
-        name, model = recipe.name, out / "runs" / recipe.name / MODEL_FOLDER
-        systems.append(f"{name}={model}")
-        systems += [f"{name}-{d}={model}?dim={d}" for d in recipe.loss.matryoshka_dims]
-        systems.append(f"{name}-hnsw={model}?ef_search=64")
-        systems.append(f"{name}-bundle={out / 'bundles' / name}")
-        systems += [f"{name}-{way}={way}:{name}-bundle+bm25" for way in ("rrf", "weighted")]
-    return systems
-
-
-def short_names(bases: Iterable[str]) -> dict[str, str]:
-    """Return a name for each model: the last part of its path, and those before that tell it apart.
-
-    >>> short_names(["minilm", "r/a/model", "r/b/model/"])
-    {'minilm': 'minilm', 'r/a/model': 'a-model', 'r/b/model': 'b-model'}
-    """
-    parts = {base: base.split("/") for base in (each.rstrip("/") for each in bases)}
-    names = {}
-    for base, own in parts.items():
-        for depth in range(1, len(own) + 1):
-            names[base] = "-".join(own[-depth:])
-            if sum(other[-depth:] == own[-depth:] for other in parts.values()) == 1:
-                break
-    return names
-
-
-def reranked_of(reranker: RerankerRecipe, first: Recipe, out: Path) -> list[str]:
-    """Return the systems that rerank a recipe's model, as `training.system_notation` reads them."""
-    bundle = out / "bundles" / reranker.name
-    return [
-        f"{first.name}-rerank-{depth}=rerank:{first.name}-bundle+{bundle}?depth={depth}"
-        for depth in RERANK_DEPTHS
-    ]
 
 
 def _train_reranker(

@@ -81,6 +81,16 @@ def parse_systems(written: Sequence[str]) -> list[Written]:
     return list(systems.values())
 
 
+def made_of(name: str, systems: Mapping[str, Written]) -> frozenset[str]:
+    """Return the names of a system and of all that it is made of, each once.
+
+    >>> systems = {s.name: s for s in parse_systems(["bm25", "ours=a", "rrf:ours+bm25"])}
+    >>> sorted(made_of("rrf", systems))
+    ['bm25', 'ours', 'rrf']
+    """
+    return frozenset({name}).union(*(made_of(part, systems) for part in systems[name].parts))
+
+
 def _parse(text: str) -> Written:
     name, source, options = _split(text)
     kind = "bm25" if source == "bm25" else "encoder"

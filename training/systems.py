@@ -19,7 +19,8 @@ from training.fusion import (
     reciprocal_ranks,
     weighted_scores,
 )
-from training.latency import median_ms
+from training.hnsw import ann_recall, hnsw_graph, hnsw_search
+from training.latency import lone_ms, median_ms
 from training.ranking import evaluate, exact_top_k, run_of
 from training.reranking import Pair, PairScorer, open_scorer, rerank, score_once
 from training.short_queries import is_short, typed_for
@@ -27,10 +28,9 @@ from training.system_notation import HITS_MAX, Written
 
 Floats = NDArray[np.float32]
 Search = Callable[[Sequence[str]], Hits]
+VectorSearch = Callable[[Floats], Hits]
 
 TUNED_ON = "recall@10"
-HNSW_M = 32
-HNSW_EF_CONSTRUCTION = 200
 LEXICAL_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(21))
 RERANK_DEPTH = 50
@@ -44,9 +44,12 @@ class Opened:
     Attributes:
         search: finds.
         note: how it was set.
-        p50_ms: what its own model takes for a query, as {"encode": 3.1}, measured anew.
-        options: what it is set to, as {"alpha": 0.55}.
+        p50_ms: what its own part takes for one query alone, as {"encode": 3.1, "search": 0.4},
+            measured anew. A search is that for 100 hits, on one thread, of a vector that is known.
+        options: what it is set to, as {"alpha": 0.55} or {"dim": 256, "ef_search": 64}.
         tuned: dev chose that.
+        ann_recall: share of the exact first ten that it finds, 0..1; None where it searches
+            exactly, or for fewer.
     """
 
     search: Search
@@ -54,6 +57,7 @@ class Opened:
     p50_ms: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, float] = field(default_factory=dict)
     tuned: bool = False
+    ann_recall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +140,15 @@ def _open_bm25(system: Written, ground: Ground) -> Opened:
     return Opened(
         lambda queries: Hits(*index.search(queries, HITS_MAX)),
         f"k1 {k1}, b {b}, {_how_set(tuned)}",
+        {"search": lone_ms(lambda text: index.search([text], HITS_MAX), _timed(ground))},
         options={"k1": k1, "b": b},
         tuned=tuned,
     )
+
+
+def _timed(ground: Ground) -> Sequence[str]:
+    """Return the queries that systems are timed on."""
+    return ground.collection.query_texts[:TIMED_QUERIES]
 
 
 def _how_set(tuned: bool) -> str:
@@ -148,6 +158,35 @@ def _how_set(tuned: bool) -> str:
 def _open_encoder(system: Written, ground: Ground) -> Opened:
     encoder = ground.encoder(system.source)
     holder = ground.encoder(system.items) if system.items else encoder
+    dim = _dim_of(system, encoder, holder)
+    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
+
+    def vectors_of(queries: Sequence[str]) -> Floats:
+        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
+
+    asked = vectors_of(ground.collection.query_texts)
+    find, how, kept = _search_over(items, system, ground, asked)
+    prompted = [encoder.prompts["query"] + text for text in _timed(ground)]
+    p50_ms = {
+        "encode": median_ms(lambda text: encoder.encode([text]), prompted),
+        "search": lone_ms(find, [vector[np.newaxis] for vector in asked[:TIMED_QUERIES]]),
+    }
+    items_by = f", items by {holder.name}" if system.items else ""
+    return Opened(
+        lambda queries: find(vectors_of(queries)),
+        f"{dim} dimensions{items_by}, {how}",
+        p50_ms,
+        options={**system.options, "dim": dim},
+        ann_recall=kept,
+    )
+
+
+def _dim_of(system: Written, encoder: TextEncoder, holder: TextEncoder) -> int:
+    """Return the number of dimensions to compare.
+
+    Raises:
+        CommandError: queries' and items' encoders do not fit each other, or it is too large.
+    """
     if holder.dim != encoder.dim:
         raise CommandError(
             f"{system.name}: {system.source} has {encoder.dim} dimensions and {system.items} "
@@ -156,73 +195,27 @@ def _open_encoder(system: Written, ground: Ground) -> Opened:
     dim = int(system.options.get("dim", encoder.dim))
     if dim > encoder.dim:
         raise CommandError(f"{system.name}: dim is {dim}; allowed 1..{encoder.dim}")
-    items = first_dims(embed_as(holder, "item", ground.collection.item_texts, ground.cache), dim)
+    return dim
 
-    def vectors_of(queries: Sequence[str]) -> Floats:
-        return first_dims(embed_as(encoder, "query", queries, ground.cache), dim)
 
-    p50_ms = {"encode": median_ms(lambda text: encoder.encode([text]), _timed(ground, encoder))}
-    note = f"{dim} dimensions" + (f", items by {holder.name}" if system.items else "")
+def _search_over(
+    items: Floats, system: Written, ground: Ground, asked: Floats
+) -> tuple[VectorSearch, str, float | None]:
+    """Return a search over items, how it searches, and its ann_recall@10 where that can be told.
+
+    Args:
+        items: shape (n, dim).
+        system: whose items they are.
+        ground: keeps the graph.
+        asked: queries to measure with, shape (q, dim).
+    """
     if "ef_search" not in system.options:
-        return Opened(
-            lambda queries: Hits(*exact_top_k(vectors_of(queries), items, HITS_MAX)),
-            f"{note}, exact",
-            p50_ms,
-        )
+        return lambda vectors: Hits(*exact_top_k(vectors, items, HITS_MAX)), "exact", None
     ef_search = int(system.options["ef_search"])
     approximate = hnsw_search(ground.graph(system.items or system.source, items), ef_search)
-    vectors = vectors_of(ground.collection.query_texts)
-    kept = ann_recall(approximate(vectors).rows, exact_top_k(vectors, items, 10)[0])
-    return Opened(
-        lambda queries: approximate(vectors_of(queries)),
-        f"{note}, HNSW, ef_search {ef_search}, ann_recall@10 {kept:.4f}",
-        p50_ms,
-    )
-
-
-def _timed(ground: Ground, encoder: TextEncoder) -> list[str]:
-    """Return the queries that encoding is timed on, as the encoder takes them."""
-    texts = ground.collection.query_texts[:TIMED_QUERIES]
-    return [encoder.prompts["query"] + text for text in texts]
-
-
-def hnsw_graph(items: Floats) -> Any:
-    """Return a FAISS HNSW graph over full vectors of shape (n, dim)."""
-    import faiss
-
-    graph = faiss.IndexHNSWFlat(items.shape[1], HNSW_M, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
-    graph.add(np.ascontiguousarray(items))
-    return graph
-
-
-def hnsw_search(graph: Any, ef_search: int) -> Callable[[Floats], Hits]:
-    """Return a search through a graph of `hnsw_graph`; ties by row."""
-    import faiss
-
-    # FAISS widens ef_search to the number of hits: fewer are asked for where it is smaller.
-    asked = min(HITS_MAX, graph.ntotal, ef_search)
-    options = faiss.SearchParametersHNSW(efSearch=ef_search)
-
-    def search(queries: Floats) -> Hits:
-        scores, rows = graph.search(np.ascontiguousarray(queries), asked, params=options)
-        return Hits(rows, scores)
-
-    return search
-
-
-def ann_recall(found: NDArray[np.int64], exact: NDArray[np.int64]) -> float:
-    """Return the share of the exact first hits that are among as many found.
-
-    >>> ann_recall(np.array([[1, 2, 3]]), np.array([[1, 4]]))
-    0.5
-    """
-    k = exact.shape[1]
-    shared = (
-        set(left[:k]) & set(right)
-        for left, right in zip(found.tolist(), exact.tolist(), strict=True)
-    )
-    return sum(map(len, shared)) / exact.size
+    kept = ann_recall(approximate(asked).rows, exact_top_k(asked, items, 10)[0])
+    said = "" if kept is None else f", ann_recall@10 {kept:.4f}"
+    return approximate, f"HNSW, ef_search {ef_search}{said}", kept
 
 
 def first_dims(vectors: Floats, dim: int) -> Floats:
@@ -248,8 +241,7 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search
         if tuned:
             options = _tune_weighted(ground, dense, lexical)
 
-    def search(queries: Sequence[str]) -> Hits:
-        left, right = dense(queries), lexical(queries)
+    def fuse(queries: Sequence[str], left: Hits, right: Hits) -> Hits:
         if system.kind == "rrf":
             weight = options["lexical_weight"]
             fused = reciprocal_ranks(left, right, weight)
@@ -257,11 +249,20 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search
             names = ("short_alpha" if is_short(query) else "alpha" for query in queries)
             alphas = [options[name] for name in names]
             fused = weighted_scores(left, right, alphas)
-        return ranked(fused, max(left.rows.shape[1], right.rows.shape[1]))
+        return ranked(fused, min(left.rows.shape[1], right.rows.shape[1]))
 
+    timed = _timed(ground)
+    left, right = dense(timed), lexical(timed)
+    alone = [([text], left.of(place), right.of(place)) for place, text in enumerate(timed)]
     names = " and ".join(system.parts)
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items())
-    return Opened(search, f"{names}, {shown}, {_how_set(tuned)}", options=options, tuned=tuned)
+    return Opened(
+        lambda queries: fuse(queries, dense(queries), lexical(queries)),
+        f"{names}, {shown}, {_how_set(tuned)}",
+        {"fuse": lone_ms(lambda each: fuse(*each), alone)},
+        options=options,
+        tuned=tuned,
+    )
 
 
 def _tune_rrf(ground: Ground, dense: Search, lexical: Search) -> dict[str, float]:
@@ -315,6 +316,6 @@ def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:
         ends = np.cumsum([len(each) for each in pairs])
         return rerank(found, np.split(flat, ends[:-1]))
 
-    timed = ground.collection.query_texts[:TIMED_QUERIES]
+    timed = _timed(ground)
     p50_ms = {"rerank": median_ms(scorer.score, pairs_of(timed, first(timed)))}
     return Opened(search, f"{system.parts[0]}, first {depth} by {scorer.name}", p50_ms)

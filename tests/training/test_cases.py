@@ -2,8 +2,18 @@ import json
 
 import pytest
 
-from training.beir import load_collection
-from training.cases import Case, compare_ranks, read_brands, signature, write_cases
+from training.attributes import (
+    ATTRIBUTES,
+    AUDIENCES,
+    COLORS,
+    MATERIALS,
+    audiences_of,
+    colors_of,
+    materials_of,
+    sizes_of,
+)
+from training.beir import Collection, load_collection
+from training.cases import Case, Signature, compare_ranks, read_brands, signature, write_cases
 from training.leakage import words_of
 
 ITEMS = {
@@ -72,10 +82,53 @@ def test_cases_show_query_right_item_and_first_result(data):
     write_cases(data, collection, runs, "base", data)
     text = (data / "cases.md").read_text()
     # One query names a color; the baseline's first result is of another.
-    assert "| base | 0 of 2 (0.0%) | 1 of 1 (100.0%) |" in text
-    assert "| ours | 0 of 1 (0.0%) | 0 of 1 (0.0%) |" in text
+    none = "0 of 0 (0.0%)"
+    assert f"| base | 0 of 2 (0.0%) | 1 of 1 (100.0%) | {none} | {none} | {none} |" in text
+    assert f"| ours | 0 of 1 (0.0%) | 0 of 1 (0.0%) | {none} | {none} | {none} |" in text
     wins, losses = text.split("## Wins of ours")[1].split("## Losses of ours")
     assert "**q1**, rank 1, baseline rank 2: my Acme boots, so red" in wins
     assert "**q2**, rank 4, baseline rank 1" in losses
     assert "right: red boots of leather\n  - first: kettle" in losses
     assert "q3" not in wins + losses
+
+
+@pytest.mark.parametrize(
+    ("attribute", "query", "right", "alike", "other"),
+    [
+        ("color", "so red", "red boots", "boots, RED", "reddish boots"),
+        ("size", "holds 500 ml", "Flask 500ml", "500-ml cup", "Flask 1500 ml"),
+        ("size", "a 12 inch pan", 'Pan 12"', "Pan, 12 inches", "Pan 8 inch"),
+        ("size", "the XL fits", "Shirt X-Large", "shirt extra large", "Shirt Large"),
+        ("size", "I am plus size", "Plus-Size Dress", "plus size", "Plus Pack"),
+        ("material", "real leather", "Leather Belt", "belts of leather", "Leatherette Belt"),
+        ("material", "a wooden spoon", "Wood Spoon", "wooden spoons", "Steel Spoon"),
+        ("audience", "for my girls", "Girl's Dress", "girls", "Women's Dress"),
+    ],
+)
+def test_an_attribute_that_is_named_is_ignored_by_a_first_result_without_it(
+    attribute, query, right, alike, other
+):
+    items = {"right": right, "alike": alike, "other": other}
+    collection = Collection(
+        "c", tuple(items), tuple(items.values()), ("q",), (query,), {"q": {"right": 1}}
+    )
+
+    def found(first):
+        return signature(collection, {"q": {first: 1.0}}, items.get, ATTRIBUTES[attribute])
+
+    assert found("right") == found("alike") == Signature(named=1, missed=0)
+    assert found("other") == Signature(named=1, missed=1)
+    for another in ATTRIBUTES.keys() - {attribute}:
+        assert not ATTRIBUTES[another](query)
+
+
+def test_no_word_is_in_two_lists_of_attributes():
+    lists = [COLORS, MATERIALS, AUDIENCES]
+    words = [word for each in lists for word in each]
+    assert len(words) == len(set(words))
+    assert all(
+        attribute(word) == {word}
+        for each, attribute in zip(lists, (colors_of, materials_of, audiences_of), strict=True)
+        for word in each
+    )
+    assert not any(sizes_of(word) for word in words)

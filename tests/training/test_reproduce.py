@@ -8,7 +8,8 @@ import pytest
 from rpc.terminal import CommandError
 from training import reproduce as module
 from training.recipe import Recipe
-from training.reproduce import ReproduceOptions, reproduce, systems_of
+from training.reproduce import ReproduceOptions, reproduce
+from training.reproduced_systems import systems_of
 from training.sample_catalog import write_sample
 from training.system_notation import parse_systems
 
@@ -117,9 +118,15 @@ def test_reviews_become_a_data_set_a_model_a_bundle_and_a_table(options, monkeyp
     report = (out / "report" / "report.md").read_text()
     for system in (
         "zero-shot-tiny", "bm25", "tiny", "tiny-8", "tiny-hnsw", "tiny-bundle", "tiny-rerank-20",
-        "tiny-rerank-100",
+        "tiny-rerank-100", "tiny-hnsw-8", "tiny-hnsw-128", "tiny-bundle-hnsw",
     ):  # fmt: skip
         assert f"| {system} | " in report
+    for picture in ("dims.png", "ef_search.png", "recall_latency.png"):
+        assert f"]({picture})" in report
+    for run in ("tiny", "tiny-reranker"):
+        assert f"![Loss and dev of {run}](curves-{run}.png)" in report
+        copied = (out / "report" / f"curves-{run}.png").read_bytes()
+        assert copied == (out / "runs" / run / "curves.png").read_bytes()
     assert set(recalls["report"]) == set(recalls["report-masked"]) >= {"tiny-rrf", "tiny-weighted"}
     # One text a run in ONNX, many in torch: the same vectors, so the same table.
     assert recalls["report"]["tiny-bundle"] == pytest.approx(recalls["report"]["tiny"], abs=0.02)

@@ -1,3 +1,4 @@
+import json
 from zlib import crc32
 
 import numpy as np
@@ -7,20 +8,13 @@ from hypothesis import strategies as st
 
 from rpc.terminal import CommandError
 from training.beir import Collection, load_collection
-from training.evaluate import EvaluateOptions, compare
+from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.fusion import NO_ROW, Hits, ranked, reciprocal_ranks, weighted_scores
+from training.hnsw import ann_recall, hnsw_graph, hnsw_search
 from training.ranking import exact_top_k
 from training.reranking import PairScorer
 from training.system_notation import parse_systems
-from training.systems import (
-    Ground,
-    ann_recall,
-    first_dims,
-    hnsw_graph,
-    hnsw_search,
-    open_system,
-    typed_for,
-)
+from training.systems import Ground, first_dims, open_system, typed_for
 
 
 def hits(*queries):
@@ -180,6 +174,48 @@ def test_a_graph_is_built_once_for_every_ef_search(tiny_model, tiny_data, tmp_pa
     assert shapes == {"a": (1, 8), "b": (1, 24), "c": (1, 8)}
 
 
+def test_a_measure_deeper_than_what_a_system_finds_is_none(tiny_model, tiny_data, tmp_path):
+    systems = [
+        f"tiny={tiny_model}",
+        f"eight={tiny_model}?ef_search=8",
+        f"sixteen={tiny_model}?ef_search=16",
+        "bm25?b=0.5",
+        "rrf:sixteen+bm25?lexical_weight=1",
+    ]
+    compare(EvaluateOptions(tiny_data, systems, tmp_path, tmp_path / "cache"))
+    found = json.loads((tmp_path / "results.json").read_text())["systems"]
+    all_of_them = ["recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10"]
+    without_deep = ["recall@1", "recall@10", "mrr@10", "ndcg@10"]
+    measured = {name: list(each["measures"]) for name, each in found.items()}
+    assert measured == {
+        "tiny": all_of_them,  # 24 items are all there are
+        "eight": ["recall@1"],
+        "sixteen": without_deep,
+        "bm25": all_of_them,
+        "rrf": without_deep,
+    }
+    for name in ("eight", "sixteen", "rrf"):
+        assert list(found[name]["p_values"]) == measured[name]
+    assert "ann_recall" not in found["eight"]["note"]
+    rows = (tmp_path / "report.md").read_text().splitlines()
+    [eight] = [row for row in rows if row.startswith("| eight |")]
+    [sixteen] = [row for row in rows if row.startswith("| sixteen |")]
+    assert [bool(cell.strip()) for cell in eight.split("|")[2:8]] == [True, *5 * [False]]
+    assert [bool(cell.strip()) for cell in sixteen.split("|")[2:8]] == [
+        True, True, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_baseline_without_recall_at_10_leaves_the_others_without_a_difference(
+    tiny_model, tiny_data, tmp_path
+):
+    systems = [f"eight={tiny_model}?ef_search=8", "bm25?b=0.5"]
+    found = compare(EvaluateOptions(tiny_data, systems, tmp_path, tmp_path / "cache"))
+    assert list(found["systems"]["bm25"]["p_values"]) == ["recall@1"]
+    assert recalls_of(found) == {"eight": None, "bm25": 1.0}
+    assert "recall@10 against" not in (tmp_path / "report.md").read_text()
+
+
 def test_first_dimensions_are_made_unit_again():
     vectors = unit(5, 8, 3)
     assert first_dims(vectors, 8) is vectors
@@ -223,8 +259,18 @@ def test_a_model_its_first_dimensions_and_fusions_stand_in_one_table(
     assert recall["tiny-hnsw"] == recall["tiny"]  # 24 items, all of them looked at
     assert found["tiny-hnsw"]["note"] == "16 dimensions, HNSW, ef_search 24, ann_recall@10 1.0000"
     assert found["tiny-8"]["note"] == "8 dimensions, exact"
+    spent = {name: each["p50_ms"] for name, each in found.items()}
+    assert list(spent["tiny"]) == list(spent["tiny-hnsw"]) == ["encode", "search"]
+    assert (list(spent["bm25"]), list(spent["rrf"])) == (["search"], ["fuse"])
+    assert found["tiny-hnsw"]["options"] == {"dim": 16, "ef_search": 24}
+    assert found["tiny-hnsw"]["ann_recall@10"] == 1.0
+    assert all(ms > 0 for each in spent.values() for ms in each.values())
+    in_all = sum(ms for name in ("tiny", "bm25", "rrf") for ms in spent[name].values())
+    assert found["rrf"]["query_ms"] == pytest.approx(in_all, abs=0.001)
     assert found["rrf"]["note"].endswith("tuned on dev")
     assert found["mixed"]["note"] == "tiny and bm25, alpha 0, short_alpha 0, as given"
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"]({name}.png)" in report for name in ("systems", "recall_latency", "dims"))
     # All weight on BM25, which finds each by its color and thing.
     assert recall["bm25"] == recall["mixed"] == 1.0 > recall["tiny"]
 
