@@ -120,9 +120,19 @@ def best_device() -> torch.device:
 
 
 def shorten(model: Any, recipe: AnyRecipe) -> int:
-    """Cut texts as the recipe says while training; return the model's own limit."""
+    """Cut texts as the recipe says while training; return the model's own limit.
+
+    Raises:
+        CommandError: the model does not take so many tokens.
+    """
     whole_tokens = max_tokens_of(model)
-    model.max_seq_length = min(recipe.model.max_tokens or whole_tokens, whole_tokens)
+    wanted = recipe.model.max_tokens or whole_tokens
+    if wanted > whole_tokens:
+        raise CommandError(
+            f"model.max_tokens is {wanted}; allowed 8..{whole_tokens}, the most that "
+            f"{recipe.model.base} takes"
+        )
+    model.max_seq_length = wanted
     return whole_tokens
 
 

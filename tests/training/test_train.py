@@ -271,6 +271,12 @@ def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, t
         train(recipe, tiny_data, tmp_path)
 
 
+def test_more_tokens_than_the_model_takes_are_refused(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, model={"max_tokens": 33})
+    with pytest.raises(CommandError, match=r"model\.max_tokens is 33; allowed 8\.\.32, the most"):
+        train(recipe, tiny_data, tmp_path)
+
+
 def test_a_category_that_no_pair_has_is_refused_and_those_there_are_named(
     tiny_model, tiny_data, tmp_path
 ):
