@@ -28,7 +28,7 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     """
     from sentence_transformers.sentence_transformer import losses
 
-    dims = _dims(model, recipe)
+    dims = dims_of(model, recipe)
     options: dict[str, Any] = {
         "scale": 1.0 / recipe.loss.temperature,
         "directions": ("query_to_doc", "doc_to_query")
@@ -52,6 +52,21 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     if len(dims) > 1:
         cached = losses.MatryoshkaLoss(model, cached, dims)
     return lambda columns: cached(columns, None)
+
+
+def dims_of(model: Any, recipe: Recipe) -> list[int]:
+    """Return how many first dimensions are trained to stand alone, all of them first.
+
+    Raises:
+        CommandError: the recipe asks for more than the model has.
+    """
+    whole = int(model.get_embedding_dimension())
+    largest = max(recipe.loss.matryoshka_dims, default=1)
+    if largest > whole:
+        raise CommandError(
+            f"loss.matryoshka_dims has {largest}; allowed 1..{whole}, the model's dimensions"
+        )
+    return sorted({whole, *recipe.loss.matryoshka_dims}, reverse=True)
 
 
 def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -127,13 +142,3 @@ def _over_dims(loss: Any, vectors: Sequence[torch.Tensor], dims: Sequence[int]) 
         loss.compute_loss_from_embeddings([each[:, :dim] for each in vectors], None) for dim in dims
     ]
     return torch.stack(parts).sum()
-
-
-def _dims(model: Any, recipe: Recipe) -> list[int]:
-    whole = int(model.get_embedding_dimension())
-    largest = max(recipe.loss.matryoshka_dims, default=1)
-    if largest > whole:
-        raise CommandError(
-            f"loss.matryoshka_dims has {largest}; allowed 1..{whole}, the model's dimensions"
-        )
-    return sorted({whole, *recipe.loss.matryoshka_dims}, reverse=True)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from rpc.terminal import CommandError
 
 HITS_MAX = 100
+NOTATION = "@?"  # what ends a path
 _RANGES = {
     "k1": (0.0, 10.0), "b": (0.0, 1.0), "dim": (1, 1 << 16), "ef_search": (1, 1 << 16),
     "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "short_alpha": (0.0, 1.0),
@@ -55,6 +56,18 @@ class Written:
     items: str
     parts: tuple[str, ...]
     options: Mapping[str, float]
+
+
+def require_plain(what: str, path: str) -> None:
+    """Refuse a path that cannot be written as a system's.
+
+    Raises:
+        CommandError: it holds what is notation.
+    """
+    if found := [sign for sign in NOTATION if sign in path]:
+        raise CommandError(
+            f"{what} is {path!r}; {found[0]} is notation of systems: give a folder without it"
+        )
 
 
 def parse_systems(written: Sequence[str]) -> list[Written]:
