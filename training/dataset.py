@@ -23,6 +23,7 @@ import typer
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.duplicates import key_of
 from training.filters import Filters, count_tokens, language_identifier
+from training.json_files import read_object, write_object
 from training.leakage import leak_of, mask, summary
 from training.pairs import NUM_PAIRS, Choice, Pair, choose_pairs
 from training.reviews import Item, Skipped, read_items, read_reviews
@@ -124,8 +125,7 @@ def write_dataset(
                 ids = (item_id for key in pair.title_keys for item_id in ids_by_key[key])
                 rows += [f"{name}\t{item_id}\t1" for item_id in ids]
         (out / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    written = orjson.dumps(dict(report), option=orjson.OPT_INDENT_2)
-    (out / DATASET_FILE).write_bytes(written + b"\n")
+    write_object(out / DATASET_FILE, report)
 
 
 def corpus_entry(item: Item, options: DatasetOptions) -> dict[str, Any]:
@@ -149,9 +149,13 @@ def query_entry(name: str, pair: Pair, items: Mapping[str, Item]) -> dict[str, A
 
 
 def is_of_reviews(folder: Path) -> bool:
-    """Tell whether items of the title that a review was written about count as one."""
-    path = folder / DATASET_FILE
-    return path.is_file() and orjson.loads(path.read_bytes()).get("relevance") == "same_title"
+    """Tell whether items of the title that a review was written about count as one.
+
+    Raises:
+        CommandError: dataset.json is there and cannot be read.
+    """
+    described = read_object(folder / DATASET_FILE) or {}
+    return described.get("relevance") == "same_title"
 
 
 def item_texts(item: Item, fields: Sequence[str]) -> tuple[str, str]:

@@ -9,9 +9,8 @@ title, and those items count as one: recall@k is the share of reviews that are a
 first k.
 """
 
-import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +27,10 @@ from training.report import System, write_report
 from training.significance import bootstrap_interval, paired_p_value
 from training.system_notation import parse_systems
 from training.systems import TUNED_ON, Ground, Opened, open_system
+from training.topics import Topic, read_topics, with_masked_queries
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
 RESULTS_FILE = "results.json"
-LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
 SEGMENT_QUERIES_MIN = 30
 _DEV_SEED = 7
 
@@ -50,22 +49,6 @@ class EvaluateOptions:
     record: bool = False
     dev_queries: int = 0
     """Weights are tuned on so many queries of dev; 0 for all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What is known of a query beside its text.
-
-    Attributes:
-        product: queries of one product are not independent of each other.
-        masked: the query without the words of its product's title and brand; None where the data
-            set does not say.
-        segments: kind of segment -> the one that the query is in.
-    """
-
-    product: str
-    masked: str | None
-    segments: Mapping[str, str]
 
 
 def compare(options: EvaluateOptions) -> dict[str, Any]:
@@ -190,67 +173,6 @@ def _in_order(segment: str) -> tuple[int, str]:
     """
     number = segment.split()[0].split("-")[0]
     return (int(number) if number.isdecimal() else 0, segment)
-
-
-def read_topics(folder: Path) -> dict[str, Topic]:
-    """Return what queries.jsonl says of its queries beside their texts."""
-    path = next((p for p in sorted(folder.glob("queries.jsonl*"))), folder / "queries.jsonl")
-    if not path.is_file():
-        raise CommandError(
-            f"{folder}: no queries.jsonl or queries.jsonl.gz: this is no BEIR folder"
-        )
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        entries = [orjson.loads(line) for line in file if line.strip()]
-    return {entry["_id"]: topic_of(entry) for entry in entries if entry.get("metadata")}
-
-
-def topic_of(entry: Mapping[str, Any]) -> Topic:
-    """Return a query's topic.
-
-    >>> topic_of({"_id": "q", "metadata": {"tokens": 30, "num_reviews": 1}}).segments
-    {'review length': '21-50 words', 'reviews of the product': '1'}
-    """
-    data = entry["metadata"]
-    segments: dict[str, str] = {}
-    if data.get("category"):
-        segments["category"] = str(data["category"])
-    if "tokens" in data:
-        segments["review length"] = length_segment(int(data["tokens"]))
-    if "num_reviews" in data:
-        number = int(data["num_reviews"])
-        segments["reviews of the product"] = (
-            "1" if number == 1 else "2-4" if number < 5 else "5 and more"
-        )
-    return Topic(str(data.get("product", entry["_id"])), data.get("masked"), segments)
-
-
-def length_segment(tokens: int) -> str:
-    """Return the range of lengths that so many words are in.
-
-    >>> length_segment(20), length_segment(500)
-    ('1-20 words', '101 words and more')
-    """
-    for low, high in LENGTHS:
-        if high is not None and tokens <= high:
-            return f"{low}-{high} words"
-    return f"{LENGTHS[-1][0]} words and more"
-
-
-def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> Collection:
-    """Return the collection with every query masked.
-
-    Raises:
-        CommandError: the data set has no masked queries.
-    """
-    texts: list[str] = []
-    for query_id in collection.query_ids:
-        masked = topics[query_id].masked if query_id in topics else None
-        if masked is None:
-            raise CommandError(
-                "--masked: this data set has no masked queries; training.dataset makes them"
-            )
-        texts.append(masked)
-    return replace(collection, query_texts=tuple(texts))
 
 
 def write_trec(path: Path, run: Run, tag: str) -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 import torch
 from rich.console import Console
 
@@ -15,6 +14,7 @@ from rpc.terminal import CommandError
 from training.beir import Collection
 from training.checkpoints import Progress, load_best, load_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
+from training.json_files import write_object
 from training.trainer import Trainer, in_bf16, num_steps, run
 
 MODEL_FOLDER = "model"
@@ -43,7 +43,7 @@ def carry_out(trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, Any]:
     task.finished().save_pretrained(str(out / MODEL_FOLDER))
     draw_curves(progress, out / CURVES_FILE, name, task.measure)
     record = describe(trainer, progress, facts)
-    (out / RUN_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
+    write_object(out / RUN_FILE, record)
     return record
 
 

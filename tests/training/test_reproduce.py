@@ -310,6 +310,14 @@ def test_an_input_file_of_other_content_is_refused(options, stages):
     assert stages == EVERYTHING
 
 
+def test_a_torn_record_of_a_run_is_named(options, stages):
+    reproduce(options)
+    record = options.out / "runs" / "tiny" / "run.json"
+    record.write_bytes(record.read_bytes()[:20])
+    with pytest.raises(CommandError, match=r"run\.json: not valid JSON.*; remove it and make it"):
+        reproduce(options)
+
+
 def test_a_folder_that_does_not_say_what_its_input_files_held_is_refused(options):
     options.out.mkdir()
     paths = {"reviews": [str(options.reviews[0])], "items": [str(options.items[0])], "pairs": 9}

@@ -1,3 +1,4 @@
+import gzip
 import json
 from contextlib import nullcontext
 
@@ -93,6 +94,27 @@ def test_a_folder_of_another_run_is_refused(tiny_model, tiny_data, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(CommandError, match=r"checkpoint\.pt cannot be read .*; remove it"):
         train(other, tiny_data, tmp_path)
+    torch.save({"weights": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CommandError, match=r"checkpoint\.pt is no checkpoint of a training run"):
+        train(other, tiny_data, tmp_path)
+
+
+def test_best_weights_that_cannot_be_read_are_named(tiny_model, tiny_data, tmp_path):
+    train(a_recipe(tiny_model), tiny_data, tmp_path)
+    (tmp_path / "best.pt").write_bytes(b"torn")
+    with pytest.raises(CommandError, match=r"best\.pt cannot be read .*; remove .* to start again"):
+        train(a_recipe(tiny_model), tiny_data, tmp_path)
+
+
+def test_pairs_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "pairs.jsonl.gz"
+    line = b'{"query": "warm", "positive": "red boots", "group": "boots"}\n'
+    path.write_bytes(gzip.compress(line.replace(b'"boots"', b"7")))
+    with pytest.raises(CommandError, match=r"pairs\.jsonl\.gz:1: group is 7; a text is needed"):
+        read_examples(tmp_path, None, None)
+    path.write_bytes(gzip.compress(line * 9)[:-12])
+    with pytest.raises(CommandError, match=r"pairs\.jsonl\.gz: is not a whole gzip file"):
+        read_examples(tmp_path, None, None)
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny_data, tmp_path):
