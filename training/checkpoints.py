@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rpc.terminal import CommandError
+from training.memory import is_out_of_memory
 
 CHECKPOINT_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
@@ -95,6 +96,8 @@ def load_checkpoint(folder: Path, run_id: str, parts: dict[str, Any]) -> Progres
         # Our own file: arrays and numbers beside the tensors.
         saved = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as exc:
+        if is_out_of_memory(exc):
+            raise
         raise CommandError(f"{path} cannot be read ({exc}); remove it to start again") from exc
     if not isinstance(saved, dict) or saved.keys() != _PARTS:
         raise CommandError(f"{path} is no checkpoint of a training run; remove it to start again")

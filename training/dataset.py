@@ -25,6 +25,7 @@ from training.duplicates import key_of
 from training.filters import Filters, count_tokens, language_identifier
 from training.json_files import read_object, write_object
 from training.leakage import leak_of, mask, summary
+from training.memory import out_of_memory_as_sentence
 from training.pairs import NUM_PAIRS, Choice, Pair, choose_pairs
 from training.reviews import Item, Skipped, read_items, read_reviews
 from training.splits import SHARES, split_pairs, title_groups
@@ -61,21 +62,24 @@ def make_dataset(options: DatasetOptions) -> dict[str, Any]:
     """Write a data set and return its dataset.json.
 
     Raises:
-        CommandError: a file cannot be read, no pair is left, or a split would be empty.
+        CommandError: a file cannot be read, no pair is left, a split would be empty, or memory
+            ran out.
     """
     _require_fields(options.item_fields)
-    skipped = Skipped()
-    items = read_items(options.items, skipped)
-    choice = Choice(options.filters, language_identifier(), options.num_pairs, options.seed)
-    reviews = read_reviews(options.reviews, skipped)
-    pairs = choose_pairs(reviews, items, choice, skipped.reviews)
-    if not pairs:
-        raise CommandError(f"no review can be used: {dict(skipped.reviews)}")
-    groups = title_groups(pairs)
-    chosen = Chosen(pairs, split_pairs(pairs, groups, SHARES, options.seed), groups)
-    report = describe(options, items, chosen, skipped)
-    write_dataset(options, items, chosen, report)
-    return report
+    remedy = f"lower --pairs (now {options.num_pairs}), or give item files of fewer items"
+    with out_of_memory_as_sentence(remedy):
+        skipped = Skipped()
+        items = read_items(options.items, skipped)
+        choice = Choice(options.filters, language_identifier(), options.num_pairs, options.seed)
+        reviews = read_reviews(options.reviews, skipped)
+        pairs = choose_pairs(reviews, items, choice, skipped.reviews)
+        if not pairs:
+            raise CommandError(f"no review can be used: {dict(skipped.reviews)}")
+        groups = title_groups(pairs)
+        chosen = Chosen(pairs, split_pairs(pairs, groups, SHARES, options.seed), groups)
+        report = describe(options, items, chosen, skipped)
+        write_dataset(options, items, chosen, report)
+        return report
 
 
 def describe(

@@ -22,6 +22,7 @@ from training import bundle_records
 from training.beir import Collection, load_collection, narrow
 from training.cases import write_cases
 from training.dataset import is_of_reviews
+from training.memory import out_of_memory_as_sentence
 from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import System, write_report
 from training.significance import bootstrap_interval, paired_p_value
@@ -51,11 +52,13 @@ class EvaluateOptions:
     """Weights are tuned on so many queries of dev; 0 for all of them."""
 
 
+@out_of_memory_as_sentence("compare fewer systems at once, or give a data set of fewer items")
 def compare(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every system, write runs, results and report; return the results.
 
     Raises:
-        CommandError: data set, system or baseline does not fit, or nothing can be recorded.
+        CommandError: data set, system or baseline does not fit, nothing can be recorded, or memory
+            ran out.
     """
     written = parse_systems(options.systems)
     names = [system.name for system in written]

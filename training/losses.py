@@ -94,12 +94,26 @@ def build_reranker_loss(model: Any, recipe: RerankerRecipe) -> ListLoss:
     """
     from sentence_transformers.cross_encoder import losses
 
+    size = recipe.batches.mini_batch
     if recipe.loss.kind == "bce":
         single: Any = losses.BinaryCrossEntropyLoss(model)
-        return lambda queries, lists: single(_flat(queries, lists), _labels(model, lists).ravel())
+        return lambda queries, lists: _mean_over(
+            single, _flat(queries, lists), _labels(model, lists).ravel(), size
+        )
     kinds = {"ranknet": losses.RankNetLoss, "lambda": losses.LambdaLoss}
-    whole: Any = kinds[recipe.loss.kind](model, mini_batch_size=recipe.batches.mini_batch)
+    whole: Any = kinds[recipe.loss.kind](model, mini_batch_size=size)
     return lambda queries, lists: whole([list(queries), lists], list(_labels(model, lists)))
+
+
+def _mean_over(
+    loss: Any, columns: Sequence[Sequence[str]], labels: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Return the mean of a loss over all rows, taken by mini-batches of so many."""
+    parts = []
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        parts.append(loss([each[rows] for each in columns], labels[rows]) * len(labels[rows]))
+    return torch.stack(parts).sum() / len(labels)
 
 
 def _flat(queries: Sequence[str], lists: Sequence[Sequence[str]]) -> list[list[str]]:

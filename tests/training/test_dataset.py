@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from rpc.terminal import CommandError
-from training import reviews
+from training import dataset, reviews
 from training.beir import load_collection
 from training.dataset import DatasetOptions, make_dataset
 from training.duplicates import near_equal
@@ -253,6 +253,15 @@ def test_no_usable_review_is_refused_with_the_reasons(tmp_path):
     paths = (write(tmp_path / "meta.jsonl", items), write(tmp_path / "reviews.jsonl", sad))
     with pytest.raises(CommandError, match=r"low_rating.*200"):
         made(paths, tmp_path / "out")
+
+
+def test_running_out_of_memory_is_a_sentence(published, tmp_path, monkeypatch):
+    def too_much(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(dataset, "read_items", too_much)
+    with pytest.raises(CommandError, match=r"out of memory: lower --pairs \(now 9\)"):
+        made(published, tmp_path / "out", num_pairs=9)
 
 
 def test_an_unknown_item_field_is_refused(published, tmp_path):

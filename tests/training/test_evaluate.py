@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rpc.terminal import CommandError
+from training import evaluate as evaluate_module
 from training.baselines import Bm25, Bm25Parameters, tokenize
 from training.embeddings import TextEncoder, embed
 from training.evaluate import EvaluateOptions, compare
@@ -120,6 +121,21 @@ def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
     results = compared(data, tmp_path / "out", "bm25", dev_queries=asked)
     assert (results["dev"]["queries"], results["dev"]["items"]) == (tuned_on, len(ITEMS))
     assert results["queries"] == 3
+
+
+def test_running_out_of_memory_is_a_sentence(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "load_collection", raises(MemoryError()))
+    with pytest.raises(CommandError, match="out of memory: compare fewer systems at once"):
+        compared(data, tmp_path / "out", "bm25")
+
+
+def raises(error):
+    """Return a function that raises this error."""
+
+    def function(*arguments):
+        raise error
+
+    return function
 
 
 def test_a_baseline_that_is_no_system_is_refused(data, tmp_path):
