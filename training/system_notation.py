@@ -28,6 +28,7 @@ _RANGES = {
     "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "short_alpha": (0.0, 1.0),
     "depth": (1, HITS_MAX),
 }  # fmt: skip
+_WHOLE = ("dim", "ef_search", "depth")
 _KEYS = {
     "bm25": ("k1", "b"),
     "encoder": ("dim", "ef_search"),
@@ -131,6 +132,8 @@ def _parse_options(text: str, options: str, keys: Sequence[str]) -> dict[str, fl
             found[key] = float(value)
         except ValueError:
             found[key] = float("nan")
-        if not low <= found[key] <= high:
-            raise CommandError(f"{text}: {key} is {value!r}; allowed {low}..{high}")
+        whole = key in _WHOLE
+        if not low <= found[key] <= high or (whole and not found[key].is_integer()):
+            numbers = "whole numbers " if whole else ""
+            raise CommandError(f"{text}: {key} is {value!r}; allowed {numbers}{low}..{high}")
     return found
