@@ -16,6 +16,7 @@ empty text it is what the item template "{title}" gives. Prompts are the caller'
 
 import gzip
 import random
+import zlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ import orjson
 from rpc.terminal import CommandError
 
 DEFAULT_SPLIT = "test"
+# What gzip raises of a file that ends early, is none, or whose bytes were damaged.
+BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ def load_collection(folder: Path, split: str = DEFAULT_SPLIT) -> Collection:
         CommandError: a file is missing or a line cannot be understood, an id stands twice, or no
             judgement is left.
     """
-    items = _read_texts(_find(folder, "corpus"), item=True)
-    queries = _read_texts(_find(folder, "queries"), item=False)
+    items = _read_texts(find_file(folder, "corpus"), item=True)
+    queries = _read_texts(find_file(folder, "queries"), item=False)
     path = folder / "qrels" / f"{split}.tsv"
     judgements = list(read_judgements(path))
     qrels: dict[str, dict[str, int]] = {}
@@ -121,6 +124,49 @@ def item_text(title: str, text: str) -> str:
     return " ".join(f"{title} {text}".split())
 
 
+def find_file(folder: Path, stem: str) -> Path:
+    """Return the plain file of a name, else the compressed one.
+
+    Raises:
+        CommandError: there is neither.
+    """
+    for name in (f"{stem}.jsonl", f"{stem}.jsonl.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CommandError(f"{folder}: no {stem}.jsonl or {stem}.jsonl.gz: this is no BEIR folder")
+
+
+def entries_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSONL file, each with its place, "FILE:LINE".
+
+    Raises:
+        CommandError: a line is no JSON object, or the file is not whole.
+    """
+    for number, line in _lines(path):
+        at = f"{path}:{number}"
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError as exc:
+            raise CommandError(f"{at}: not valid JSON: {exc}") from exc
+        if not isinstance(entry, dict):
+            raise CommandError(f"{at}: not a JSON object")
+        yield at, entry
+
+
+def text_of(entry: Mapping[str, Any], field: str, at: str, *, required: bool = True) -> str:
+    """Return a text of an entry; "" where there is none and it need not be.
+
+    Raises:
+        CommandError: it is anything else.
+    """
+    value = entry.get(field)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str) or (required and not value):
+        raise CommandError(f"{at}: {field} is {value!r}; a text is needed")
+    return value
+
+
 def _only(
     kept: Container[str], ids: Sequence[str], texts: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -129,24 +175,15 @@ def _only(
     return tuple(ids[row] for row in rows), tuple(texts[row] for row in rows)
 
 
-def _find(folder: Path, stem: str) -> Path:
-    """Return the plain file of a name, else the compressed one."""
-    for name in (f"{stem}.jsonl", f"{stem}.jsonl.gz"):
-        if (folder / name).is_file():
-            return folder / name
-    raise CommandError(f"{folder}: no {stem}.jsonl or {stem}.jsonl.gz: this is no BEIR folder")
-
-
 def _read_texts(path: Path, *, item: bool) -> dict[str, str]:
     """Return id -> text in the order of a JSONL file."""
     texts: dict[str, str] = {}
-    for number, line in _lines(path):
-        entry = _parse(path, number, line)
-        key = _string(entry, "_id", path, number, required=True)
+    for at, entry in entries_of(path):
+        key = text_of(entry, "_id", at)
         if key in texts:
-            raise CommandError(f"{path}:{number}: _id {key!r} stands there twice")
-        text = _string(entry, "text", path, number, required=not item)
-        title = _string(entry, "title", path, number, required=False) if item else ""
+            raise CommandError(f"{at}: _id {key!r} stands there twice")
+        text = text_of(entry, "text", at, required=not item)
+        title = text_of(entry, "title", at, required=False) if item else ""
         texts[key] = item_text(title, text)
     return texts
 
@@ -182,24 +219,5 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
-    except (EOFError, gzip.BadGzipFile) as exc:
+    except BROKEN_GZIP as exc:
         raise CommandError(f"{path}: is not a whole gzip file: {exc}") from exc
-
-
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        entry = orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
-        raise CommandError(f"{path}:{number}: not valid JSON: {exc}") from exc
-    if not isinstance(entry, dict):
-        raise CommandError(f"{path}:{number}: not a JSON object")
-    return entry
-
-
-def _string(entry: dict[str, Any], field: str, path: Path, number: int, *, required: bool) -> str:
-    value = entry.get(field)
-    if value is None and not required:
-        return ""
-    if not isinstance(value, str) or (required and not value):
-        raise CommandError(f"{path}:{number}: {field} is {value!r}; a text is needed")
-    return value

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import orjson
 import torch
 import xxhash
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def prepare_task(
         same_title=same_title,
         cost=build_loss(model, recipe),
         whole_tokens=whole_tokens,
-        fingerprint=fingerprint_of(examples, dev),
+        fingerprint=fingerprint_of(examples, dev, same_title=same_title),
     )
     if not task.batches(0):
         raise CommandError("the pairs are all of one product, and batches.product_once is true")
@@ -194,9 +195,7 @@ def with_prompts(
     )
 
 
-def fingerprint_of(examples: Examples, dev: Collection) -> str:
-    """Return a hash over pairs and dev."""
-    digest = xxhash.xxh3_128(examples.fingerprint.encode())
-    for text in (*dev.query_texts, *dev.item_texts):
-        digest.update(text.encode() + b"\n")
-    return digest.hexdigest()
+def fingerprint_of(examples: Examples, dev: Collection, *, same_title: bool) -> str:
+    """Return a hash over pairs and dev, its judgements too: the best weights follow from them."""
+    judged = (dev.query_ids, dev.query_texts, dev.item_ids, dev.item_texts, dev.qrels, same_title)
+    return xxhash.xxh3_128_hexdigest(orjson.dumps((examples.fingerprint, *judged)))

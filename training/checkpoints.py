@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from rpc.terminal import CommandError
+from training.memory import is_out_of_memory
 
 CHECKPOINT_FILE = "checkpoint.pt"
 BEST_FILE = "best.pt"
 LOCK_FILE = ".lock"
+_PARTS = {"run_id", "progress", "random", "state"}
 
 
 @dataclass(slots=True)
@@ -94,7 +96,11 @@ def load_checkpoint(folder: Path, run_id: str, parts: dict[str, Any]) -> Progres
         # Our own file: arrays and numbers beside the tensors.
         saved = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as exc:
+        if is_out_of_memory(exc):
+            raise
         raise CommandError(f"{path} cannot be read ({exc}); remove it to start again") from exc
+    if not isinstance(saved, dict) or saved.keys() != _PARTS:
+        raise CommandError(f"{path} is no checkpoint of a training run; remove it to start again")
     if saved["run_id"] != run_id:
         raise CommandError(
             f"{folder} holds a run of another recipe, model or data set; "
@@ -114,8 +120,19 @@ def save_best(folder: Path, model: Any) -> None:
 
 
 def load_best(folder: Path, model: Any) -> None:
-    """Put the best weights into the model."""
-    model.load_state_dict(torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True))
+    """Put the best weights into the model.
+
+    Raises:
+        CommandError: they are not there, or cannot be read.
+    """
+    path = folder / BEST_FILE
+    try:
+        best = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:
+        raise CommandError(
+            f"{path} cannot be read ({exc}); remove {folder} to start again"
+        ) from exc
+    model.load_state_dict(best)
 
 
 def _save(path: Path, content: Any) -> None:

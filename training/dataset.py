@@ -23,7 +23,9 @@ import typer
 from rpc.terminal import CommandError, errors_as_sentences, print_result
 from training.duplicates import key_of
 from training.filters import Filters, count_tokens, language_identifier
+from training.json_files import read_object, write_object
 from training.leakage import leak_of, mask, summary
+from training.memory import out_of_memory_as_sentence
 from training.pairs import NUM_PAIRS, Choice, Pair, choose_pairs
 from training.reviews import Item, Skipped, read_items, read_reviews
 from training.splits import SHARES, split_pairs, title_groups
@@ -60,21 +62,24 @@ def make_dataset(options: DatasetOptions) -> dict[str, Any]:
     """Write a data set and return its dataset.json.
 
     Raises:
-        CommandError: a file cannot be read, no pair is left, or a split would be empty.
+        CommandError: a file cannot be read, no pair is left, a split would be empty, or memory
+            ran out.
     """
     _require_fields(options.item_fields)
-    skipped = Skipped()
-    items = read_items(options.items, skipped)
-    choice = Choice(options.filters, language_identifier(), options.num_pairs, options.seed)
-    reviews = read_reviews(options.reviews, skipped)
-    pairs = choose_pairs(reviews, items, choice, skipped.reviews)
-    if not pairs:
-        raise CommandError(f"no review can be used: {dict(skipped.reviews)}")
-    groups = title_groups(pairs)
-    chosen = Chosen(pairs, split_pairs(pairs, groups, SHARES, options.seed), groups)
-    report = describe(options, items, chosen, skipped)
-    write_dataset(options, items, chosen, report)
-    return report
+    remedy = f"lower --pairs (now {options.num_pairs}), or give item files of fewer items"
+    with out_of_memory_as_sentence(remedy):
+        skipped = Skipped()
+        items = read_items(options.items, skipped)
+        choice = Choice(options.filters, language_identifier(), options.num_pairs, options.seed)
+        reviews = read_reviews(options.reviews, skipped)
+        pairs = choose_pairs(reviews, items, choice, skipped.reviews)
+        if not pairs:
+            raise CommandError(f"no review can be used: {dict(skipped.reviews)}")
+        groups = title_groups(pairs)
+        chosen = Chosen(pairs, split_pairs(pairs, groups, SHARES, options.seed), groups)
+        report = describe(options, items, chosen, skipped)
+        write_dataset(options, items, chosen, report)
+        return report
 
 
 def describe(
@@ -124,8 +129,7 @@ def write_dataset(
                 ids = (item_id for key in pair.title_keys for item_id in ids_by_key[key])
                 rows += [f"{name}\t{item_id}\t1" for item_id in ids]
         (out / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    written = orjson.dumps(dict(report), option=orjson.OPT_INDENT_2)
-    (out / DATASET_FILE).write_bytes(written + b"\n")
+    write_object(out / DATASET_FILE, report)
 
 
 def corpus_entry(item: Item, options: DatasetOptions) -> dict[str, Any]:
@@ -149,9 +153,13 @@ def query_entry(name: str, pair: Pair, items: Mapping[str, Item]) -> dict[str, A
 
 
 def is_of_reviews(folder: Path) -> bool:
-    """Tell whether items of the title that a review was written about count as one."""
-    path = folder / DATASET_FILE
-    return path.is_file() and orjson.loads(path.read_bytes()).get("relevance") == "same_title"
+    """Tell whether items of the title that a review was written about count as one.
+
+    Raises:
+        CommandError: dataset.json is there and cannot be read.
+    """
+    described = read_object(folder / DATASET_FILE) or {}
+    return described.get("relevance") == "same_title"
 
 
 def item_texts(item: Item, fields: Sequence[str]) -> tuple[str, str]:

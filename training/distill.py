@@ -13,15 +13,17 @@ from typing import Annotated, Any
 import typer
 
 from rpc.terminal import errors_as_sentences, print_result
-from training.beir import Collection, load_collection, narrow
+from training.beir import Collection
 from training.checkpoints import held
 from training.dataset import is_of_reviews
 from training.distill_task import Lesson, Texts, prepare_task, recall_of, texts_of
 from training.embeddings import TextEncoder, embed_as, open_encoder
-from training.examples import Examples, read_examples
+from training.examples import Examples
+from training.memory import out_of_memory_as_sentence
 from training.recipe import DistillRecipe, read_recipe_of
-from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
+from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
+from training.training_data import read_training_data
 
 
 def distill(
@@ -32,9 +34,7 @@ def distill(
     Raises:
         CommandError: the data set, a model or the folder does not fit, or memory ran out.
     """
-    examples = read_examples(data, recipe.data.pairs_max, recipe.data.except_category)
-    dev = load_collection(data, "dev")
-    dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
+    examples, dev = read_training_data(recipe, data)
     out.mkdir(parents=True, exist_ok=True)
     with held(out), out_of_memory_as_sentence(remedy(recipe)):
         encoder = open_encoder(teacher, recipe.batches.mini_batch)
@@ -63,7 +63,8 @@ def remedy(recipe: DistillRecipe) -> str:
     """Return which key to lower when memory runs out."""
     return (
         f"lower batches.size (now {recipe.batches.size}) and raise batches.accumulation by as "
-        "much; or lower model.max_tokens"
+        "much; where dev is measured or the teacher is asked lower batches.mini_batch (now "
+        f"{recipe.batches.mini_batch}); or lower model.max_tokens"
     )
 
 

@@ -169,7 +169,8 @@ def prepare_task(
     """
     model = load_to_train(recipe)
     prompt = prompts_of(model)["query"]
-    digest = f"{fingerprint_of(examples, dev)} {lesson.fingerprint}"
+    data = fingerprint_of(examples, dev, same_title=same_title)
+    digest = f"{data} {lesson.fingerprint}"
     prompted = tuple(prompt + text for text in lesson.learned.texts)
     lesson = replace(lesson, learned=replace(lesson.learned, texts=prompted))
     dev = replace(dev, query_texts=tuple(prompt + text for text in dev.query_texts))

@@ -1,6 +1,7 @@
 """Texts that are nearly equal: found by MinHash, confirmed by their true overlap."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import xxhash
@@ -46,10 +47,15 @@ class Groups:
 def key_of(text: str) -> str:
     """Return what two texts share when they differ in case, punctuation and spacing alone.
 
+    How Unicode writes them (NFKC) is no difference. A text of symbols alone is its own key.
+
     >>> key_of("Women's T-Shirt,  RED") == key_of("women s t shirt red")
     True
+    >>> key_of("Cafe\N{COMBINING ACUTE ACCENT}"), key_of("***"), key_of("\N{BLACK STAR}")
+    ('café', '***', '★')
     """
-    return " ".join(_WORD.findall(text.casefold()))
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_WORD.findall(folded) or folded.split())
 
 
 def digest(text: str, seed: int = 0) -> int:

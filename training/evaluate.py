@@ -10,7 +10,7 @@ first k.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +22,15 @@ from training import bundle_records
 from training.beir import Collection, load_collection, narrow
 from training.cases import write_cases
 from training.dataset import is_of_reviews
+from training.memory import out_of_memory_as_sentence
 from training.ranking import Evaluation, Run, evaluate, run_of
 from training.report import write_report
 from training.results import System
-from training.segments import Queries, Topic, read_queries, read_topics
+from training.segments import Queries, read_queries
 from training.significance import bootstrap_interval, paired_p_value
 from training.system_notation import Written, made_of, parse_systems
 from training.systems import TUNED_ON, Ground, Opened, open_system
+from training.topics import Topic, read_topics, with_masked_queries
 
 MEASURES = ("recall@1", "recall@10", "recall@50", "recall@100", "mrr@10", "ndcg@10")
 RESULTS_FILE = "results.json"
@@ -51,11 +53,13 @@ class EvaluateOptions:
     """Weights are tuned on so many queries of dev; 0 for all of them."""
 
 
+@out_of_memory_as_sentence("compare fewer systems at once, or give a data set of fewer items")
 def compare(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every system, write runs, results and report; return the results.
 
     Raises:
-        CommandError: data set, system or baseline does not fit, or nothing can be recorded.
+        CommandError: data set, system or baseline does not fit, nothing can be recorded, or memory
+            ran out.
     """
     written = parse_systems(options.systems)
     names = [system.name for system in written]
@@ -193,23 +197,6 @@ def summarize(
 def spent_ms(names: Iterable[str], opened: Mapping[str, Opened]) -> float:
     """Return what some systems take for a query together: the sum of their parts' p50s."""
     return round(sum(sum(opened[name].p50_ms.values()) for name in sorted(names)), 3)
-
-
-def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> Collection:
-    """Return the collection with every query masked.
-
-    Raises:
-        CommandError: the data set has no masked queries.
-    """
-    texts: list[str] = []
-    for query_id in collection.query_ids:
-        masked = topics[query_id].masked if query_id in topics else None
-        if masked is None:
-            raise CommandError(
-                "--masked: this data set has no masked queries; training.dataset makes them"
-            )
-        texts.append(masked)
-    return replace(collection, query_texts=tuple(texts))
 
 
 def write_trec(path: Path, run: Run, tag: str) -> None:

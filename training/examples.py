@@ -1,9 +1,9 @@
 """The pairs to train on, by columns: queries, their items, and hard negatives."""
 
-import gzip
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,6 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from rpc.terminal import CommandError
+from training.beir import entries_of, text_of
 from training.dataset import PAIRS_FILE
 from training.short_queries import few_words
 
@@ -90,14 +91,13 @@ def read_examples(folder: Path, pairs_max: int | None, except_category: str | No
     """Return the training pairs of a data set.
 
     Raises:
-        CommandError: there is no such data set, it has less than two pairs, or none of the
-            category to leave out.
+        CommandError: there is no such data set or a line of it cannot be understood, it has less
+            than two pairs, or none of the category to leave out.
     """
     path = folder / PAIRS_FILE
     if not path.is_file():
         raise CommandError(f"{path}: no training pairs; make them with python -m training.dataset")
-    with gzip.open(path) as file:
-        read = [orjson.loads(line) for line in file]
+    read = [_pair_of(entry, at) for at, entry in entries_of(path)]
     categories = {pair["category"] for pair in read}
     if except_category is not None and except_category not in categories:
         raise CommandError(
@@ -121,6 +121,13 @@ def read_examples(folder: Path, pairs_max: int | None, except_category: str | No
         item_groups=tuple(item_groups),
         fingerprint=xxhash.xxh3_128_hexdigest(orjson.dumps(kept)),
     )
+
+
+def _pair_of(entry: dict[str, Any], at: str) -> dict[str, Any]:
+    """Return a line of the pairs that has what is read of it, texts all."""
+    for field in ("query", "positive", "group"):
+        text_of(entry, field, at)
+    return entry | {"category": text_of(entry, "category", at, required=False)}
 
 
 def with_short_queries(examples: Examples, per_item: int) -> Examples:

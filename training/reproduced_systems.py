@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from training.bases import model_in
 from training.recipe import Recipe, RerankerRecipe
-from training.runs import MODEL_FOLDER
 
 RERANK_DEPTHS = (20, 50, 100)
 EF_SEARCH = 64
@@ -36,12 +36,12 @@ def systems_of(recipes: Sequence[Recipe], out: Path) -> list[str]:
     best-rrf=rrf:best-bundle+bm25
     best-weighted=weighted:best-bundle+bm25
     """
-    bases = short_names([recipe.model.base for recipe in recipes])
+    made = {str(model_in(out, recipe.name)) for recipe in recipes}
+    bases = short_names(base for each in recipes if (base := each.model.base) not in made)
     systems = [f"zero-shot-{name}={base}" for base, name in bases.items()]
     systems.append("bm25")
     for place, recipe in enumerate(recipes):
-        name, bundle = recipe.name, out / "bundles" / recipe.name
-        model = out / "runs" / name / MODEL_FOLDER
+        name, bundle, model = recipe.name, out / "bundles" / recipe.name, model_in(out, recipe.name)
         systems.append(f"{name}={model}")
         systems += [f"{name}-{d}={model}?dim={d}" for d in recipe.loss.matryoshka_dims]
         systems.append(f"{name}-hnsw={model}?ef_search={EF_SEARCH}")

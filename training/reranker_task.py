@@ -140,9 +140,8 @@ def prepare_task(
     # The limit stays in the model: what a pair takes when it is served follows from it.
     shorten(model, recipe)
     freeze(model, recipe)
-    digest = xxhash.xxh3_128_hexdigest(
-        f"{fingerprint_of(examples, dev)} {encoder.fingerprint}".encode()
-    )
+    data = fingerprint_of(examples, dev, same_title=same_title)
+    digest = xxhash.xxh3_128_hexdigest(f"{data} {encoder.fingerprint}".encode())
     cost = build_reranker_loss(model, recipe)
     return RerankerTask(
         recipe, model, examples, dev, same_title, candidates, cost, fingerprint=digest

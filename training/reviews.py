@@ -18,8 +18,10 @@ from typing import IO, Any, TypeVar
 import orjson
 
 from rpc.terminal import CommandError, progress_bar
+from training.beir import BROKEN_GZIP
 
 LINE_BYTES_MAX = 8 << 20
+UNESCAPES_MAX = 3
 RATING_RANGE = (1.0, 5.0)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 _LINK = re.compile(r"\[\[(?:VIDEOID|ASIN):[^\]]*\]\]")
@@ -133,16 +135,31 @@ def parse_item(record: Mapping[str, Any]) -> Item:
 def plain_text(value: Any) -> str:
     """Return a text, or a list of them, without HTML, entities, links and runs of white space.
 
-    Anything else is "".
+    Anything else is "". Shops escape texts that are escaped already.
 
-    >>> plain_text("Soft &amp; warm<br />[[VIDEOID:a1]] 3 < 4"), plain_text(["a", None])
-    ('Soft & warm 3 < 4', 'a')
+    >>> plain_text("Soft &amp; warm<br />[[VIDEOID:a1]] 3 < 4"), plain_text(["a", None, [["b"]]])
+    ('Soft & warm 3 < 4', 'a b')
+    >>> plain_text("Men&amp;amp;#39;s")
+    "Men's"
     """
-    if isinstance(value, list):
-        return " ".join(filter(None, map(plain_text, value)))
-    if not isinstance(value, str):
-        return ""
-    return " ".join(_LINK.sub(" ", _TAG.sub(" ", html.unescape(value))).split())
+    found: list[str] = []
+    left = [value]
+    while left:  # lists in lists may be nested deeper than Python calls itself
+        match left.pop():
+            case str() as text:
+                found += _LINK.sub(" ", _TAG.sub(" ", _unescaped(text))).split()
+            case list() as several:
+                left += reversed(several)
+    return " ".join(found)
+
+
+def _unescaped(text: str) -> str:
+    """Return a text without entities, also where they were escaped again."""
+    for _ in range(UNESCAPES_MAX):
+        before, text = text, html.unescape(text)
+        if text == before:
+            break
+    return text
 
 
 def _read(
@@ -175,7 +192,9 @@ def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
             while line := file.readline(LINE_BYTES_MAX + 1):
                 if line.strip():
                     yield line, raw.tell() >> 20
-    except (EOFError, gzip.BadGzipFile) as exc:
+                while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+                    line = file.readline(LINE_BYTES_MAX + 1)  # what is left of it is no other line
+    except BROKEN_GZIP as exc:
         raise CommandError(f"{path}: is not a whole gzip file: {exc}") from exc
 
 

@@ -1,20 +1,18 @@
-"""A run's folder: what lies in it, how it is filled, and what is said when memory runs out."""
+"""A run's folder: what lies in it, and how it is filled."""
 
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 import torch
 from rich.console import Console
 
 from rpc.cpu import cpu_features
-from rpc.terminal import CommandError
 from training.beir import Collection
 from training.checkpoints import Progress, load_best, load_checkpoint
 from training.curves import CURVES_FILE, Screen, draw_curves
+from training.json_files import write_object
 from training.trainer import Trainer, in_bf16, num_steps, run
 
 MODEL_FOLDER = "model"
@@ -42,20 +40,22 @@ def carry_out(trainer: Trainer, facts: Mapping[str, Any]) -> dict[str, Any]:
     load_best(out, task.model)
     task.finished().save_pretrained(str(out / MODEL_FOLDER))
     draw_curves(progress, out / CURVES_FILE, name, task.measure)
-    record = describe(trainer, progress, facts)
-    (out / RUN_FILE).write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
+    record = describe(trainer, progress, facts, steps)
+    write_object(out / RUN_FILE, record)
     return record
 
 
-def describe(trainer: Trainer, progress: Progress, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the run record."""
+def describe(
+    trainer: Trainer, progress: Progress, facts: Mapping[str, Any], steps: int
+) -> dict[str, Any]:
+    """Return the run record of a run that would take so many steps."""
     on_gpu = trainer.device.type == "cuda"
     return {
         "recipe": trainer.recipe.model_dump(mode="json"),
         "run_id": trainer.run_id,
         **facts,
         "steps": progress.step,
-        "stopped_early": progress.epoch < trainer.recipe.optimizer.epochs,
+        "stopped_early": progress.step < steps,
         "seconds": round(progress.seconds, 1),
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {platform.machine()}",
         "cpu_features": cpu_features(),
@@ -83,21 +83,3 @@ def measured_as(measure: str) -> str:
 def describe_dev(dev: Collection) -> dict[str, int]:
     """Return what the run record says of the collection that dev is measured on."""
     return {"queries": len(dev.query_ids), "items": len(dev.item_ids), "seed": DEV_SEED}
-
-
-@contextmanager
-def out_of_memory_as_sentence(remedy: str) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as exc:
-        if not is_out_of_memory(exc):
-            raise
-        raise CommandError(f"out of memory: {remedy}") from exc
-
-
-def is_out_of_memory(exc: BaseException) -> bool:
-    """Tell it from other errors; torch has a type of its own for it on a GPU alone."""
-    text = str(exc).lower()
-    said = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(exc, MemoryError) or any(words in text for words in said)

@@ -1,42 +1,22 @@
-"""What is known of queries beside their texts, and recall@10 by the segments they are in.
+"""The segments that queries are in, and a measure by segment.
 
 A query's segments are the category of its product, the length of the review, how many reviews its
 product has, and, where the data set has a train split, whether any of its items was trained on.
 """
 
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from rpc.terminal import CommandError
 from training.beir import read_judgements
+from training.topics import Topic
 
-LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
 SEGMENT_QUERIES_MIN = 30
 TRAINING = "training"
 UNSEEN, SEEN = "unseen items", "seen items"
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What is known of a query beside its text.
-
-    Attributes:
-        product: queries of one product are not independent of each other.
-        masked: the query without the words of its product's title and brand; None where the data
-            set does not say.
-        segments: kind of segment -> the one that the query is in.
-    """
-
-    product: str
-    masked: str | None
-    segments: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,50 +92,6 @@ def trained_items(folder: Path) -> frozenset[str] | None:
     if not path.is_file():
         return None
     return frozenset(item_id for _, item_id, grade in read_judgements(path) if grade > 0)
-
-
-def read_topics(folder: Path) -> dict[str, Topic]:
-    """Return what queries.jsonl says of its queries beside their texts."""
-    path = next((p for p in sorted(folder.glob("queries.jsonl*"))), folder / "queries.jsonl")
-    if not path.is_file():
-        raise CommandError(
-            f"{folder}: no queries.jsonl or queries.jsonl.gz: this is no BEIR folder"
-        )
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        entries = [orjson.loads(line) for line in file if line.strip()]
-    return {entry["_id"]: topic_of(entry) for entry in entries if entry.get("metadata")}
-
-
-def topic_of(entry: Mapping[str, Any]) -> Topic:
-    """Return a query's topic.
-
-    >>> topic_of({"_id": "q", "metadata": {"tokens": 30, "num_reviews": 1}}).segments
-    {'review length': '21-50 words', 'reviews of the product': '1'}
-    """
-    data = entry["metadata"]
-    segments: dict[str, str] = {}
-    if data.get("category"):
-        segments["category"] = str(data["category"])
-    if "tokens" in data:
-        segments["review length"] = length_segment(int(data["tokens"]))
-    if "num_reviews" in data:
-        number = int(data["num_reviews"])
-        segments["reviews of the product"] = (
-            "1" if number == 1 else "2-4" if number < 5 else "5 and more"
-        )
-    return Topic(str(data.get("product", entry["_id"])), data.get("masked"), segments)
-
-
-def length_segment(tokens: int) -> str:
-    """Return the range of lengths that so many words are in.
-
-    >>> length_segment(20), length_segment(500)
-    ('1-20 words', '101 words and more')
-    """
-    for low, high in LENGTHS:
-        if high is not None and tokens <= high:
-            return f"{low}-{high} words"
-    return f"{LENGTHS[-1][0]} words and more"
 
 
 def _in_order(segment: str) -> tuple[int, str]:

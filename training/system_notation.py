@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from rpc.terminal import CommandError
 
 HITS_MAX = 100
+NOTATION = "@?"  # what ends a path
 _RANGES = {
     "k1": (0.0, 10.0), "b": (0.0, 1.0), "dim": (1, 1 << 16), "ef_search": (1, 1 << 16),
     "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "short_alpha": (0.0, 1.0),
     "depth": (1, HITS_MAX),
 }  # fmt: skip
+_WHOLE = ("dim", "ef_search", "depth")
 _KEYS = {
     "bm25": ("k1", "b"),
     "encoder": ("dim", "ef_search"),
@@ -55,6 +57,18 @@ class Written:
     items: str
     parts: tuple[str, ...]
     options: Mapping[str, float]
+
+
+def require_plain(what: str, path: str) -> None:
+    """Refuse a path that cannot be written as a system's.
+
+    Raises:
+        CommandError: it holds what is notation.
+    """
+    if found := [sign for sign in NOTATION if sign in path]:
+        raise CommandError(
+            f"{what} is {path!r}; {found[0]} is notation of systems: give a folder without it"
+        )
 
 
 def parse_systems(written: Sequence[str]) -> list[Written]:
@@ -128,6 +142,8 @@ def _parse_options(text: str, options: str, keys: Sequence[str]) -> dict[str, fl
             found[key] = float(value)
         except ValueError:
             found[key] = float("nan")
-        if not low <= found[key] <= high:
-            raise CommandError(f"{text}: {key} is {value!r}; allowed {low}..{high}")
+        whole = key in _WHOLE
+        if not low <= found[key] <= high or (whole and not found[key].is_integer()):
+            numbers = "whole numbers " if whole else ""
+            raise CommandError(f"{text}: {key} is {value!r}; allowed {numbers}{low}..{high}")
     return found

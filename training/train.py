@@ -12,15 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from rpc.terminal import errors_as_sentences, print_result
-from training.beir import load_collection, narrow
 from training.bi_encoder_task import prepare_task
 from training.checkpoints import held
 from training.dataset import is_of_reviews
-from training.examples import read_examples, with_short_queries
+from training.memory import out_of_memory_as_sentence
 from training.recipe import Recipe, read_recipe
-from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
-from training.short_queries import with_typed
+from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
+from training.training_data import read_training_data
 
 
 def train(recipe: Recipe, data: Path, out: Path) -> dict[str, Any]:
@@ -29,11 +28,7 @@ def train(recipe: Recipe, data: Path, out: Path) -> dict[str, Any]:
     Raises:
         CommandError: the data set, the model or the folder does not fit, or memory ran out.
     """
-    examples = read_examples(data, recipe.data.pairs_max, recipe.data.except_category)
-    examples = with_short_queries(examples, recipe.data.short_queries)
-    dev = load_collection(data, "dev")
-    dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
-    dev = with_typed(dev) if recipe.data.short_queries else dev
+    examples, dev = read_training_data(recipe, data)
     facts = {
         "pairs": len(examples.queries),
         "items": len(examples.items),
@@ -51,8 +46,9 @@ def remedy(recipe: Recipe) -> str:
     if recipe.loss.kind == "cached_mnrl":
         return f"lower batches.mini_batch (now {batches.mini_batch}) or model.max_tokens"
     return (
-        f'lower batches.size (now {batches.size}) or model.max_tokens, or set loss.kind = "cached_'
-        'mnrl", which keeps the size and holds batches.mini_batch texts at a time'
+        f"lower batches.size (now {batches.size}), where dev is measured or negatives are mined "
+        f"batches.mini_batch (now {batches.mini_batch}), or model.max_tokens; or set loss.kind = "
+        '"cached_mnrl", which keeps the size and holds batches.mini_batch texts at a time'
     )
 
 

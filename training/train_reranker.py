@@ -12,16 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from rpc.terminal import errors_as_sentences, print_result
-from training.beir import load_collection, narrow
 from training.checkpoints import held
 from training.dataset import is_of_reviews
 from training.embeddings import open_encoder
-from training.examples import read_examples, with_short_queries
+from training.memory import out_of_memory_as_sentence
 from training.recipe import RerankerRecipe, read_recipe_of
 from training.reranker_task import find_candidates, prepare_task
-from training.runs import DEV_SEED, MODEL_FOLDER, carry_out, describe_dev, out_of_memory_as_sentence
-from training.short_queries import with_typed
+from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
+from training.training_data import read_training_data
 
 
 def train_reranker(
@@ -32,11 +31,7 @@ def train_reranker(
     Raises:
         CommandError: the data set, a model or the folder does not fit, or memory ran out.
     """
-    examples = read_examples(data, recipe.data.pairs_max, recipe.data.except_category)
-    examples = with_short_queries(examples, recipe.data.short_queries)
-    dev = load_collection(data, "dev")
-    dev = narrow(dev, recipe.run.dev_items, recipe.run.dev_queries, DEV_SEED)
-    dev = with_typed(dev) if recipe.data.short_queries else dev
+    examples, dev = read_training_data(recipe, data)
     out.mkdir(parents=True, exist_ok=True)
     with held(out), out_of_memory_as_sentence(remedy(recipe)):
         encoder = open_encoder(bi_encoder, recipe.batches.mini_batch)
@@ -61,8 +56,9 @@ def remedy(recipe: RerankerRecipe) -> str:
     """Return which key to lower when memory runs out."""
     return (
         f"lower batches.size (now {recipe.batches.size}) or negatives.per_pair (now "
-        f"{recipe.negatives.per_pair}), and raise batches.accumulation by as much; or lower "
-        "model.max_tokens"
+        f"{recipe.negatives.per_pair}), and raise batches.accumulation by as much; where dev is "
+        f"measured or texts are embedded lower batches.mini_batch (now {recipe.batches.mini_batch})"
+        "; or lower model.max_tokens"
     )
 
 

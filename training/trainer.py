@@ -120,9 +120,19 @@ def best_device() -> torch.device:
 
 
 def shorten(model: Any, recipe: AnyRecipe) -> int:
-    """Cut texts as the recipe says while training; return the model's own limit."""
+    """Cut texts as the recipe says while training; return the model's own limit.
+
+    Raises:
+        CommandError: the model does not take so many tokens.
+    """
     whole_tokens = max_tokens_of(model)
-    model.max_seq_length = min(recipe.model.max_tokens or whole_tokens, whole_tokens)
+    wanted = recipe.model.max_tokens or whole_tokens
+    if wanted > whole_tokens:
+        raise CommandError(
+            f"model.max_tokens is {wanted}; allowed 8..{whole_tokens}, the most that "
+            f"{recipe.model.base} takes"
+        )
+    model.max_seq_length = wanted
     return whole_tokens
 
 
@@ -220,6 +230,9 @@ def evaluate_dev(trainer: Trainer, progress: Progress, screen: Screen) -> None:
     else:
         progress.stale += 1
     progress.seconds += time.monotonic() - started_s
+    if not progress.stale:
+        # Or a crash before the next checkpoint leaves weights that the run, going on, never had.
+        save_checkpoint(trainer.out, trainer.run_id, progress, trainer.parts)
     if progress.losses:
         title, measure = trainer.recipe.name, trainer.task.measure
         draw_curves(progress, trainer.out / CURVES_FILE, title, measure)
@@ -303,8 +316,11 @@ def in_bf16(recipe: AnyRecipe, device: torch.device) -> bool:
 
 
 def run_id_of(recipe: AnyRecipe, task: Task) -> str:
-    """Return a hash over recipe, data and weights: what a run's numbers follow from."""
-    digest = xxhash.xxh3_128(recipe.model_dump_json().encode())
+    """Return a hash over recipe, data and weights: what a run's numbers follow from.
+
+    Of the recipe only what differs from its defaults, so that a run goes on when recipes get a key.
+    """
+    digest = xxhash.xxh3_128(recipe.model_dump_json(exclude_defaults=True).encode())
     digest.update(task.fingerprint.encode())
     for name, value in task.model.state_dict().items():
         digest.update(name.encode())

@@ -64,7 +64,14 @@ def tiny_data(tmp_path_factory):
     )
     _write_lines(
         folder / "queries.jsonl.gz",
-        [{"_id": f"q{place}", "text": pairs[2 * place]["query"]} for place in range(len(titles))],
+        [
+            {
+                "_id": f"q{place}",
+                "text": pairs[2 * place]["query"],
+                "metadata": {"category": title.split()[1]},
+            }
+            for place, title in enumerate(titles)
+        ],
     )
     rows = "".join(f"q{place}\ti{place}\t1\n" for place in range(len(titles)))
     for split in ("dev", "test"):

@@ -102,6 +102,11 @@ def test_a_missing_file_and_a_broken_one_are_named(tmp_path):
     (folder / "corpus.jsonl.gz").write_bytes(whole[:-12])
     with pytest.raises(CommandError, match=r"corpus.jsonl.gz: is not a whole gzip file"):
         load_collection(folder)
+    (folder / "corpus.jsonl.gz").write_bytes(whole[:10] + b"\xff" + whole[11:])
+    with pytest.raises(
+        CommandError, match=r"corpus.jsonl.gz: is not a whole .* invalid block type"
+    ):
+        load_collection(folder)
     (folder / "corpus.jsonl").write_bytes(b'{"_id": "i1", "title": "\xff"}\n')
     with pytest.raises(CommandError, match=r"corpus.jsonl:1: not valid JSON"):
         load_collection(folder)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from rpc.terminal import CommandError
+from training import dataset, reviews
 from training.beir import load_collection
 from training.dataset import DatasetOptions, make_dataset
 from training.duplicates import near_equal
@@ -108,8 +109,28 @@ def test_a_file_that_ends_early_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(CommandError, match="not a whole gzip file"):
         list(read_reviews([path], Skipped()))
+    path.write_bytes(path.read_bytes()[:10] + b"\xff" + path.read_bytes()[11:])
+    with pytest.raises(CommandError, match=r"not a whole gzip file: .* invalid block type"):
+        list(read_reviews([path], Skipped()))
     with pytest.raises(CommandError, match="no such file"):
         list(read_reviews([tmp_path / "none.jsonl"], Skipped()))
+
+
+@pytest.mark.parametrize("name", ["reviews.jsonl", "reviews.jsonl.gz"])
+def test_a_line_that_is_too_long_is_one_that_is(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(reviews, "LINE_BYTES_MAX", 100)
+    short = {"asin": "B1", "rating": 5, "text": "x" * 40}
+    records = [short | {"text": "x" * 350}, short, short | {"text": "x" * 99}]
+    skipped = Skipped()
+    assert len(list(read_reviews([write(tmp_path / name, records)], skipped))) == 1
+    assert skipped.reviews == {"too_long": 2}
+
+
+def test_a_text_in_lists_in_lists_is_read(tmp_path):
+    text = "[" * 900 + '"Soft and warm"' + "]" * 900
+    line = f'{{"asin": "B1", "rating": 5, "text": {text}}}'
+    [review] = read_reviews([write(tmp_path / "reviews.jsonl", [line])], Skipped())
+    assert review.text == "Soft and warm"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +253,15 @@ def test_no_usable_review_is_refused_with_the_reasons(tmp_path):
     paths = (write(tmp_path / "meta.jsonl", items), write(tmp_path / "reviews.jsonl", sad))
     with pytest.raises(CommandError, match=r"low_rating.*200"):
         made(paths, tmp_path / "out")
+
+
+def test_running_out_of_memory_is_a_sentence(published, tmp_path, monkeypatch):
+    def too_much(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(dataset, "read_items", too_much)
+    with pytest.raises(CommandError, match=r"out of memory: lower --pairs \(now 9\)"):
+        made(published, tmp_path / "out", num_pairs=9)
 
 
 def test_an_unknown_item_field_is_refused(published, tmp_path):

@@ -1,8 +1,19 @@
 import pytest
 
-from training.duplicates import TITLE_OVERLAP, near_equal
+from training.duplicates import TITLE_OVERLAP, key_of, near_equal
 
 NUM_PAIRS = 200
+
+
+def test_titles_of_symbols_alone_are_not_one():
+    assert len({key_of(title) for title in ("***", "!!!", "\N{BLACK STAR}")}) == 3
+    assert near_equal(["***", "!!!", " *** "], 1, TITLE_OVERLAP, "comparing").numbers() == [0, 1, 0]
+
+
+def test_a_letter_is_one_however_it_is_written():
+    assert key_of("Cafe\N{COMBINING ACUTE ACCENT} \N{FULLWIDTH LATIN CAPITAL LETTER A}") == (
+        key_of("CAF\N{LATIN SMALL LETTER E WITH ACUTE} a")
+    )
 
 
 @pytest.mark.parametrize(

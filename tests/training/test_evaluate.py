@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from rpc.terminal import CommandError
+from training import evaluate as evaluate_module
 from training.baselines import Bm25, Bm25Parameters, tokenize
 from training.embeddings import TextEncoder, embed
 from training.evaluate import EvaluateOptions, compare
 from training.ranking import evaluate, fold
 from training.significance import bootstrap_interval, paired_p_value
+from training.topics import Topic, topic_of
 
 ITEMS = {"i1": "red boots", "i2": "red boots", "i3": "blue scarf", "i4": "green kettle"}
 REVIEWS = {"r1": ("warm red boots", "i1 i2"), "r2": ("a scarf", "i3"), "r3": ("a vase", "i4")}
@@ -70,6 +72,47 @@ def test_queries_that_say_much_and_nothing_of_masking_are_refused_with_masked(da
     assert compared(data, tmp_path / "out", "bm25")["queries"] == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"_id": "q", ', "not valid JSON"),
+        (b'["q"]', "not a JSON object"),
+        (b'{"metadata": {"tokens": 3}}', "_id is None; a text is needed"),
+        (b'{"_id": "q", "metadata": "long"}', "metadata is 'long'; an object is needed"),
+        (b'{"_id": "q", "metadata": {"tokens": "3"}}', r"metadata\.tokens is '3'; a whole number"),
+        (b'{"_id": "q", "metadata": {"masked": 3}}', r"metadata\.masked is 3; a text is needed"),
+    ],
+)
+def test_a_line_of_the_queries_that_cannot_be_understood_is_named(data, tmp_path, line, said):
+    path = data / "queries.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + line + b"\n"))
+    with pytest.raises(CommandError, match=rf"queries\.jsonl\.gz:4: {said}"):
+        compared(data, tmp_path / "out", "bm25")
+
+
+def test_queries_that_end_early_are_refused(data, tmp_path):
+    path = data / "queries.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(CommandError, match=r"queries\.jsonl\.gz: is not a whole gzip file"):
+        compared(data, tmp_path / "out", "bm25")
+
+
+def test_what_a_query_does_not_say_of_itself_is_no_segment():
+    said = {"tokens": None, "num_reviews": None, "category": " ", "product": None, "masked": None}
+    assert topic_of({"_id": "q", "metadata": said}, "here") == Topic("q", None, {})
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [('{"rele', "not valid JSON"), ("[]", "not a JSON ob")]
+)
+def test_a_torn_description_of_a_data_set_is_named(data, tmp_path, written, said):
+    (data / "dataset.json").write_text(written)
+    with pytest.raises(
+        CommandError, match=rf"dataset\.json: {said}.*; remove it and make it again"
+    ):
+        compared(data, tmp_path / "out", "bm25")
+
+
 @pytest.mark.parametrize(("asked", "tuned_on"), [(0, 3), (2, 2), (9, 3)])
 def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
     data, tmp_path, asked, tuned_on
@@ -77,6 +120,21 @@ def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
     results = compared(data, tmp_path / "out", "bm25", dev_queries=asked)
     assert (results["dev"]["queries"], results["dev"]["items"]) == (tuned_on, len(ITEMS))
     assert results["queries"] == 3
+
+
+def test_running_out_of_memory_is_a_sentence(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "load_collection", raises(MemoryError()))
+    with pytest.raises(CommandError, match="out of memory: compare fewer systems at once"):
+        compared(data, tmp_path / "out", "bm25")
+
+
+def raises(error):
+    """Return a function that raises this error."""
+
+    def function(*arguments):
+        raise error
+
+    return function
 
 
 def test_a_baseline_that_is_no_system_is_refused(data, tmp_path):

@@ -36,12 +36,18 @@ def test_the_packaged_model_is_found_by_its_own_names(minilm_model, name):
     assert find_model(name).location == str(minilm_model)
 
 
+def test_the_packaged_model_is_not_taken_for_another_of_the_same_last_name():
+    source = find_model("my-org/all-MiniLM-L6-v2")
+    assert (source.location, source.name) == ("my-org/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
+
+
 @pytest.mark.parametrize(
-    "name", ["my-org/all-MiniLM-L6-v2", "a/sentence-transformers/all-MiniLM-L6-v2"]
+    "path",
+    ["a/sentence-transformers/all-MiniLM-L6-v2", "runs/in-batch/model", "runs/", "/a", "./a"],
 )
-def test_the_packaged_model_is_not_taken_for_another_of_the_same_last_name(name):
-    source = find_model(name)
-    assert (source.location, source.name) == (name, "all-MiniLM-L6-v2")
+def test_a_path_that_is_no_folder_is_not_looked_for_on_a_hub(path):
+    with pytest.raises(CommandError, match=r"there is no model folder .*, and it is no hub id"):
+        find_model(path)
 
 
 def test_a_hub_id_is_exported_from_its_snapshot(tmp_path, minilm_model):

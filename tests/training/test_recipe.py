@@ -100,6 +100,34 @@ def test_a_query_encoder_is_trained_on_something(tmp_path):
         read_recipe_of(DistillRecipe, path)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("epochs = true", "optimizer.epochs is True"),
+        ('epochs = "3"', "optimizer.epochs is '3'"),
+        ("gradient_norm_max = inf", "optimizer.gradient_norm_max is inf"),
+        ('[loss]\nsymmetric = "no"', "loss.symmetric is 'no'"),
+        ("[loss]\nmatryoshka_dims = [8.0]", "loss.matryoshka_dims.0 is 8.0"),
+        ("[data]\npairs_max = 2.0", "data.pairs_max is 2.0"),
+        ('[run]\nbf16 = "off"', "run.bf16 is 'off'"),
+        (f"[run]\nseed = {2**65}", f"run.seed is {2**65}"),
+    ],
+)
+def test_a_value_of_another_type_is_not_turned_into_the_one_that_is_meant(tmp_path, line, said):
+    with pytest.raises(CommandError) as refused:
+        read_recipe(written(tmp_path, LEAST + line))
+    assert said in str(refused.value)
+    text = LEAST.replace("2e-5", '"2e-5"')
+    with pytest.raises(CommandError, match=r"optimizer\.learning_rate is '2e-5'"):
+        read_recipe(written(tmp_path, text))
+
+
+def test_a_whole_number_may_stand_where_any_number_may(tmp_path):
+    text = LEAST + "weight_decay = 0\n[loss]\nmatryoshka_dims = [8, 4]\n"
+    recipe = read_recipe(written(tmp_path, text))
+    assert (recipe.optimizer.weight_decay, recipe.loss.matryoshka_dims) == (0.0, (8, 4))
+
+
 def test_layers_are_frozen_from_below(tmp_path):
     text = LEAST.replace('L6-v2"', 'L6-v2"\nfreeze_layers = 2')
     with pytest.raises(CommandError, match="freeze_layers is 2, and below them freeze_token"):

@@ -175,6 +175,83 @@ def test_two_recipes_from_models_of_runs_are_systems_with_names_of_their_own():
     ]  # fmt: skip
 
 
+def another(options, name, *changes):
+    """Return the options with a recipe more: the first one's, with these texts replaced."""
+    text = options.recipes[0].read_text().replace('"tiny"', f'"{name}"', 1)
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after, 1)
+    path = options.recipes[0].with_name(f"{name}.toml")
+    path.write_text(text)
+    return replace(options, recipes=[*options.recipes, path])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("[8, 16]", "[8, 17]", r"loss\.matryoshka_dims has 17; allowed 1\.\.16"),
+        (
+            "max_tokens = 32",
+            "freeze_token_embeddings = true\nfreeze_layers = 1",
+            r"model\.freeze_layers is 1; allowed 0\.\.0",
+        ),
+        ("max_tokens = 32", "max_tokens = 64", r"model\.max_tokens is 64; allowed 8\.\.32"),
+    ],
+)
+@pytest.mark.parametrize("base", ["itself", "what the first leaves"])
+def test_what_a_base_cannot_do_is_refused_before_anything_is_made(
+    options, tiny_model, base, before, after, said
+):
+    changes = [(before, after)]
+    if base != "itself":
+        changes.append((str(tiny_model), "runs/tiny/model"))
+    with pytest.raises(CommandError, match=f"recipe other: {said}"):
+        reproduce(another(options, "other", *changes))
+    assert not options.out.exists()
+
+
+def test_a_base_that_is_not_there_is_refused_before_anything_is_made(options, tiny_model):
+    for base in ("runs/absent/model", str(options.out / "model"), "runs/a@b/model"):
+        with pytest.raises(CommandError, match=r"recipe other: (there is no model folder|.*@ is)"):
+            reproduce(another(options, "other", (str(tiny_model), base)))
+    assert not options.out.exists()
+
+
+def test_a_recipe_starts_from_what_one_before_it_leaves(options, stages, tiny_model):
+    both = replace(another(options, "second", (str(tiny_model), "runs/tiny/model")), reranker=None)
+    reproduce(both)
+    reproduce(both)
+    order = ["tiny", "tiny as none", "second", "second as none"]
+    assert stages == order
+    runs = options.out / "runs"
+    record = json.loads((runs / "second" / "run.json").read_text())
+    assert record["recipe"]["model"]["base"] == str(runs / "tiny" / "model")
+    shutil.rmtree(runs / "tiny")
+    reproduce(both)  # another model of the first, so another of the second
+    assert stages == order * 2
+
+
+def test_a_model_of_the_same_command_is_no_system_twice(options, tiny_model):
+    both = another(options, "second", (str(tiny_model), "runs/tiny/model"))
+    recipes, _ = module._read_recipes(both)
+    named = [system.split("=")[0] for system in systems_of(recipes, both.out)]
+    assert [name for name in named if name.startswith("zero-shot")] == ["zero-shot-tiny"]
+
+
+@pytest.mark.parametrize("sign", ["@", "?"])
+def test_a_folder_that_no_system_can_be_written_with_is_refused_at_once(options, tmp_path, sign):
+    out = tmp_path / f"a{sign}b"
+    with pytest.raises(CommandError, match=rf"--out is .*; \{sign} is notation of systems"):
+        reproduce(replace(options, out=out))
+    assert not out.exists()
+
+
+def test_another_number_of_pairs_is_said_to_be_what_differs(options, stages):
+    reproduce(options)
+    with pytest.raises(CommandError, match=r"was made with --pairs 50000, not 96; give that"):
+        reproduce(replace(options, num_pairs=96))
+
+
 def test_names_that_stand_for_two_things_are_refused_before_any_stage(options):
     with pytest.raises(CommandError, match="two recipes are called tiny;"):
         reproduce(replace(options, recipes=options.recipes * 2))
@@ -238,6 +315,14 @@ def test_an_input_file_of_other_content_is_refused(options, stages):
     reviews.write_bytes(before)
     reproduce(options)
     assert stages == EVERYTHING
+
+
+def test_a_torn_record_of_a_run_is_named(options, stages):
+    reproduce(options)
+    record = options.out / "runs" / "tiny" / "run.json"
+    record.write_bytes(record.read_bytes()[:20])
+    with pytest.raises(CommandError, match=r"run\.json: not valid JSON.*; remove it and make it"):
+        reproduce(options)
 
 
 def test_a_folder_that_does_not_say_what_its_input_files_held_is_refused(options):

@@ -229,12 +229,16 @@ def test_first_dimensions_are_made_unit_again():
     [
         (["bm25?k2=1"], "'k2' is no option of it; allowed k1, b"),
         (["bm25?b=1.5"], r"b is '1.5'; allowed 0.0\.\.1.0"),
-        (["model?dim=many"], "dim is 'many'; allowed 1"),
+        (["model?dim=many"], "dim is 'many'; allowed whole numbers 1"),
+        (["model?dim=7.9"], r"dim is '7\.9'; allowed whole numbers 1\.\.65536"),
         (["a=x", "a=y"], "two systems are called a; write NAME=a=y"),
         (["rrf:ours+bm25"], "'ours' is no system named before it; there are none"),
         (["a b=bm25"], "system name is 'a b'"),
         (["rerank:ours+scorer"], "'ours' is no system named before it; there are none"),
-        (["bm25", "rerank:bm25+scorer?depth=101"], r"depth is '101'; allowed 1\.\.100"),
+        (
+            ["bm25", "rerank:bm25+scorer?depth=101"],
+            r"depth is '101'; allowed whole numbers 1\.\.100",
+        ),
     ],
 )
 def test_a_system_that_cannot_be_understood_is_refused(systems, said):

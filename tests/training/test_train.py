@@ -1,5 +1,8 @@
+import gzip
 import json
 from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,16 +11,17 @@ from sentence_transformers import SentenceTransformer
 
 from rpc.terminal import CommandError
 from tests.training.small_models import MPNET, make_model
+from training import training_data
 from training.beir import load_collection
-from training.bi_encoder_task import prepare_task
+from training.bi_encoder_task import fingerprint_of, prepare_task
 from training.checkpoints import Progress, held
 from training.examples import read_examples, with_short_queries
+from training.memory import out_of_memory_as_sentence
 from training.principal_directions import principal_directions, turned
 from training.recipe import Recipe
-from training.runs import out_of_memory_as_sentence
 from training.short_queries import with_typed
 from training.train import remedy, train
-from training.trainer import backward_precision, precision, prepare, take_step
+from training.trainer import backward_precision, precision, prepare, run_id_of, take_step
 
 TOTAL_STEPS = 8  # 2 epochs of 48 pairs: 4 steps of 2 batches of 6
 
@@ -94,6 +98,27 @@ def test_a_folder_of_another_run_is_refused(tiny_model, tiny_data, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(CommandError, match=r"checkpoint\.pt cannot be read .*; remove it"):
         train(other, tiny_data, tmp_path)
+    torch.save({"weights": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CommandError, match=r"checkpoint\.pt is no checkpoint of a training run"):
+        train(other, tiny_data, tmp_path)
+
+
+def test_best_weights_that_cannot_be_read_are_named(tiny_model, tiny_data, tmp_path):
+    train(a_recipe(tiny_model), tiny_data, tmp_path)
+    (tmp_path / "best.pt").write_bytes(b"torn")
+    with pytest.raises(CommandError, match=r"best\.pt cannot be read .*; remove .* to start again"):
+        train(a_recipe(tiny_model), tiny_data, tmp_path)
+
+
+def test_pairs_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "pairs.jsonl.gz"
+    line = b'{"query": "warm", "positive": "red boots", "group": "boots"}\n'
+    path.write_bytes(gzip.compress(line.replace(b'"boots"', b"7")))
+    with pytest.raises(CommandError, match=r"pairs\.jsonl\.gz:1: group is 7; a text is needed"):
+        read_examples(tmp_path, None, None)
+    path.write_bytes(gzip.compress(line * 9)[:-12])
+    with pytest.raises(CommandError, match=r"pairs\.jsonl\.gz: is not a whole gzip file"):
+        read_examples(tmp_path, None, None)
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny_data, tmp_path):
@@ -110,6 +135,48 @@ def test_a_run_that_gets_no_better_stops_and_keeps_its_best(tiny_model, tiny_dat
     # One evaluation before the first step, then three without a better one, two an epoch.
     assert [step for step, _ in record["evaluations"]] == [0, 2, 4, 6]
     assert record["steps"] == 6
+
+
+def test_a_run_whose_patience_ends_with_its_last_step_did_not_stop_early(
+    tiny_model, tiny_data, tmp_path
+):
+    recipe = a_recipe(tiny_model, optimizer={"learning_rate": 1e-12}, run={"patience": 4})
+    record = train(recipe, tiny_data, tmp_path)
+    assert [step for step, _ in record["evaluations"]] == [0, 2, 4, 6, TOTAL_STEPS]
+    assert not record["stopped_early"]
+
+
+def test_the_best_weights_are_those_of_a_checkpoint(
+    tiny_model, tiny_data, tmp_path, interrupted_at
+):
+    interrupted_at(3)  # one step after an evaluation
+    with pytest.raises(KeyboardInterrupt):
+        train(a_recipe(tiny_model, run={"checkpoint_steps": 100}), tiny_data, tmp_path)
+    best = torch.load(tmp_path / "best.pt")
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert saved["progress"]["best"] == max(found for _, found in saved["progress"]["evaluations"])
+    assert all(torch.equal(saved["state"]["model"][name], best[name]) for name in best)
+
+
+def test_a_run_is_another_with_other_judgements_and_not_with_a_new_key(tiny_data):
+    class Later(Recipe):
+        key_of_a_later_version: bool = False
+
+    def id_of(recipe, dev, *, same_title=True):
+        fingerprint = fingerprint_of(examples, dev, same_title=same_title)
+        model = torch.nn.Linear(1, 1, bias=False)
+        model.weight.data.fill_(1.0)
+        return run_id_of(recipe, SimpleNamespace(model=model, fingerprint=fingerprint))
+
+    recipe, examples = a_recipe("any"), read_examples(tiny_data, None, None)
+    later = Later.model_validate(recipe.model_dump())
+    dev = load_collection(tiny_data, "dev")
+    [(query_id, judged), *_] = dev.qrels.items()
+    other = replace(dev, qrels={**dev.qrels, query_id: dict.fromkeys(judged, 2)})
+    assert id_of(later, dev) == id_of(recipe, dev)
+    assert (
+        len({id_of(recipe, dev), id_of(recipe, other), id_of(recipe, dev, same_title=False)}) == 3
+    )
 
 
 def test_frozen_word_vectors_stay_and_other_weights_move(tiny_model, tiny_data, tmp_path):
@@ -147,7 +214,11 @@ def test_prompts_of_the_model_stand_before_what_it_is_trained_on(tiny_model, tin
 def test_running_out_of_memory_names_the_key_to_lower():
     plain = a_recipe("any", batches={"size": 128})
     with (
-        pytest.raises(CommandError, match=r"out of memory: lower batches\.size \(now 128\)"),
+        pytest.raises(
+            CommandError,
+            match=r"out of memory: lower batches\.size \(now 128\), where dev is measured or "
+            r"negatives are mined batches\.mini_batch \(now 4\)",
+        ),
         out_of_memory_as_sentence(remedy(plain)),
     ):
         torch.empty(1 << 50)
@@ -159,6 +230,15 @@ def test_running_out_of_memory_names_the_key_to_lower():
         np.empty(1 << 50)
     with pytest.raises(RuntimeError, match="something else"), out_of_memory_as_sentence(""):
         raise RuntimeError("something else")
+
+
+def test_running_out_of_memory_while_reading_names_what_is_read(monkeypatch, tiny_data, tmp_path):
+    def too_much(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(training_data, "load_collection", too_much)
+    with pytest.raises(CommandError, match=r"out of memory: lower data\.pairs_max \(now all\)"):
+        train(a_recipe("any"), tiny_data, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -272,6 +352,12 @@ def test_a_shorter_length_than_the_model_has_is_refused(tiny_model, tiny_data, t
         train(recipe, tiny_data, tmp_path)
 
 
+def test_more_tokens_than_the_model_takes_are_refused(tiny_model, tiny_data, tmp_path):
+    recipe = a_recipe(tiny_model, model={"max_tokens": 33})
+    with pytest.raises(CommandError, match=r"model\.max_tokens is 33; allowed 8\.\.32, the most"):
+        train(recipe, tiny_data, tmp_path)
+
+
 def test_a_category_that_no_pair_has_is_refused_and_those_there_are_named(
     tiny_model, tiny_data, tmp_path
 ):
@@ -306,6 +392,16 @@ def test_a_folder_without_pairs_is_refused(tmp_path):
     with pytest.raises(CommandError, match="no training pairs; make them with python -m"):
         train(a_recipe("any"), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_category_that_is_kept_out_does_not_choose_the_weights(tiny_model, tiny_data):
+    recipe = a_recipe(tiny_model, data={"except_category": "boots"}, run={"dev_queries": 500})
+    _, dev = training_data.read_training_data(recipe, tiny_data)
+    whole = load_collection(tiny_data, "dev")
+    titles = dict(zip(whole.item_ids, whole.item_texts, strict=True))
+    of_boots = [q for q in whole.query_ids if "boots" in titles[min(whole.qrels[q])]]
+    assert of_boots
+    assert set(dev.query_ids) == set(whole.query_ids) - set(of_boots)
 
 
 def test_a_category_can_be_kept_out(tiny_data):

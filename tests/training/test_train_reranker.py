@@ -15,10 +15,10 @@ from training.examples import read_examples
 from training.export import export
 from training.export_options import ExportOptions
 from training.losses import build_reranker_loss
+from training.memory import out_of_memory_as_sentence
 from training.model_source import find_model
 from training.recipe import RerankerRecipe
 from training.reranker_task import find_candidates, prepare_task
-from training.runs import out_of_memory_as_sentence
 from training.torch_reranker import load_model
 from training.train_reranker import remedy, train_reranker
 from training.trainer import run_id_of
@@ -139,7 +139,10 @@ def test_right_items_rise_above_what_the_bi_encoder_found(tiny_model, tiny_data,
 
 
 def test_running_out_of_memory_names_the_keys_to_lower():
-    said = r"lower batches\.size \(now 6\) or negatives\.per_pair \(now 3\)"
+    said = (
+        r"lower batches\.size \(now 6\) or negatives\.per_pair \(now 3\).* where dev is measured .*"
+        r"lower batches\.mini_batch \(now 8\)"
+    )
     with (
         pytest.raises(CommandError, match=said),
         out_of_memory_as_sentence(remedy(a_recipe("any"))),
@@ -151,11 +154,15 @@ def test_running_out_of_memory_names_the_keys_to_lower():
 def test_a_loss_is_that_of_the_scores(kind, tmp_path, minilm_model):
     folder = make_cross_encoder(tmp_path / "model", minilm_model, num_hidden_layers=1)
     model = load_model(find_model(str(folder)))
-    loss = build_reranker_loss(model, a_recipe(folder, loss={"kind": kind}))
+    recipe = a_recipe(folder, loss={"kind": kind}, batches={"mini_batch": 4})
+    loss = build_reranker_loss(model, recipe)
+    sizes, preprocess = [], model.preprocess
+    model.preprocess = lambda some, **rest: sizes.append(len(some)) or preprocess(some, **rest)
     queries, lists = ["red boots", "lamp"], [["boots", "scarf", "a kettle"], ["lamp", "b", "c"]]
     pairs = [(query, text) for query, texts in zip(queries, lists, strict=True) for text in texts]
     with torch.no_grad():
         found = float(loss(queries, lists))
+    assert sizes == [4, 2]
     scores = torch.tensor(model.predict(pairs, activation_fn=torch.nn.Identity())).reshape(2, 3)
     gaps = torch.nn.functional.softplus(scores[:, 1:] - scores[:, :1]) / np.log(2)
     right = torch.tensor([[1.0, 0.0, 0.0]] * 2)
