@@ -251,7 +251,7 @@ class Cluster:
             if addresses and set(addresses) != set(kept):
                 limit = self._settings.message_bytes_max
                 shard.replicas = tuple(
-                    kept.pop(a) if a in kept else Replica(a, limit) for a in addresses
+                    kept.pop(a) if a in kept else Replica(a, shard.shard, limit) for a in addresses
                 )
                 for gone in kept.values():
                     await gone.close()

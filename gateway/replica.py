@@ -13,7 +13,7 @@ from gateway.question import Question, request_of
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
 from rpc.deadlines import Deadline
-from rpc.errors import VitrineError, from_rpc_error
+from rpc.errors import Unavailable, VitrineError, from_rpc_error
 from rpc.standing_call import StandingCall
 from rpc.telemetry import get_logger
 
@@ -42,12 +42,20 @@ class _Attempts:
 class Replica:
     """A replica of one shard. Its description is refreshed by `probe`."""
 
-    def __init__(self, address: str, message_bytes_max: int) -> None:
+    def __init__(self, address: str, shard: int, message_bytes_max: int) -> None:
+        """Make a replica that has not been reached yet.
+
+        Args:
+            address: where it listens.
+            shard: which shard it is expected to be.
+            message_bytes_max: largest message sent or received.
+        """
         self.address = address
+        self.shard = shard
         self.reachable = False
         self.suspended = False
+        self.misplaced = False
         self.detail = "not reached yet"
-        self.shard: int | None = None
         self.resident_bytes = 0
         self.generations: dict[int, index_pb2.LoadedGeneration] = {}
         self._channel = open_channel(address, message_bytes_max)
@@ -72,10 +80,11 @@ class Replica:
             self.suspended = exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             self.detail = f"{exc.code().name}: {exc.details()}"
             return
-        self.reachable, self.suspended, self.detail = True, False, ""
-        self.shard = answer.shard
+        self.reachable, self.suspended, self.misplaced, self.detail = True, False, False, ""
         self.resident_bytes = answer.resident_bytes
         self.generations = {entry.generation: entry for entry in answer.generations}
+        if answer.shard != self.shard:
+            self._distrust(answer.shard)
 
     def holds(self, generation: int) -> bool:
         """Tell whether it said that it can search a generation."""
@@ -89,13 +98,35 @@ class Replica:
         entry = self.generations.get(generation)
         return entry is not None and entry.state == state
 
+    def _distrust(self, shard: int) -> None:
+        """Take nothing from an address where another shard answers, until it is looked at again."""
+        self.reachable, self.misplaced, self.generations = False, True, {}
+        self.detail = f"is shard {shard}, not {self.shard}; see SHARDS"
+
+    def require_place(self) -> None:
+        """Refuse to take another shard for this one: its items would count twice.
+
+        Raises:
+            Unavailable: SHARD_DOWN.
+        """
+        if self.misplaced:
+            raise Unavailable("SHARD_DOWN", f"{self.address} {self.detail}")
+
     async def search(self, batch: Batch[Question]) -> index_pb2.IndexServiceSearchResponse:
-        """Search this shard for questions of one group, answered in order."""
-        return await self._search.ask(
+        """Search this shard for questions of one group, answered in order.
+
+        Raises:
+            Unavailable: another shard answered.
+        """
+        answer = await self._search.ask(
             request_of(batch.questions),
             batch.deadline.remaining_s(),
             ",".join(batch.request_ids),
         )
+        if answer.shard != self.shard:
+            self._distrust(answer.shard)
+            self.require_place()
+        return answer
 
     async def get_embeddings(
         self, generation: int, item_ids: Sequence[str], timeout_s: float
@@ -119,8 +150,9 @@ class Replica:
         """Make the replica load a generation; returns once it can be searched.
 
         Raises:
-            VitrineError: it refused, or could not be reached.
+            VitrineError: it refused, is another shard, or could not be reached.
         """
+        self.require_place()
         request = index_pb2.IndexServiceLoadGenerationRequest(generation=generation)
         try:
             answer: index_pb2.IndexServiceLoadGenerationResponse = await self._ask(

@@ -16,7 +16,7 @@ from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, VitrineError, from_rpc_error, is_gone
+from rpc.errors import Unavailable, from_rpc_error, is_gone
 
 R = TypeVar("R")
 
@@ -128,22 +128,28 @@ class ShardClient:
         try:
             if hedged and others:
                 return await self._call_hedged(first, others[0], call)
-            return await call(first)
-        except grpc.aio.AioRpcError as exc:
-            if not is_gone(exc) or not others:
-                raise self._error_of(exc, first) from exc
-        try:
-            return await call(others[0])
-        except grpc.aio.AioRpcError as exc:
-            raise self._error_of(exc, others[0]) from exc
+            return await self._call(first, call)
+        except Unavailable:
+            if not others:
+                raise
+        return await self._call(others[0], call)
 
-    def _error_of(self, error: grpc.aio.AioRpcError, replica: Replica) -> VitrineError:
-        """Return our error; a broken connection is told as what it means, not as gRPC tells it."""
-        ours = from_rpc_error(error)
-        if isinstance(ours, Unavailable) and ours.reason == error.code().name:
-            down = f"shard {self.shard} at {replica.address} cannot be reached"
-            return Unavailable("SHARD_DOWN", down)
-        return ours
+    async def _call(self, replica: Replica, call: Callable[[Replica], Awaitable[R]]) -> R:
+        """Call a replica; a broken connection is told as what it means, not as gRPC tells it.
+
+        Raises:
+            Unavailable: it is gone, so that another one may be asked.
+            VitrineError: what else it answered.
+        """
+        replica.require_place()
+        try:
+            return await call(replica)
+        except grpc.aio.AioRpcError as exc:
+            error = from_rpc_error(exc)
+            if is_gone(exc) and error.reason == exc.code().name:
+                down = f"shard {self.shard} at {replica.address} cannot be reached"
+                error = Unavailable("SHARD_DOWN", down)
+            raise error from exc
 
     def _in_order_of_choice(self, generation: int) -> Sequence[Replica]:
         """Return the replicas worth calling, in turn: those that hold the generation, if any do.
@@ -166,11 +172,11 @@ class ShardClient:
         self, first: Replica, second: Replica, call: Callable[[Replica], Awaitable[R]]
     ) -> R:
         """Call the first replica, and the second too when the first is slower than usual."""
-        calls: set[asyncio.Future[R]] = {asyncio.ensure_future(call(first))}
+        calls: set[asyncio.Future[R]] = {asyncio.ensure_future(self._call(first, call))}
         try:
             done, _ = await asyncio.wait(calls, timeout=self._latency.p95_s)
             if not done and self._budget.spend():
-                calls.add(asyncio.ensure_future(call(second)))
+                calls.add(asyncio.ensure_future(self._call(second, call)))
             return await _first_success(calls)
         finally:
             for unneeded in calls:

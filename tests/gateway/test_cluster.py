@@ -6,9 +6,11 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.admin_service import AdminService
 from gateway.fanout import ShardState
 from gateway.query import SearchPlan, TextQuery
 from gateway.replica import Replica
+from protos.vitrine.v1 import admin_pb2, types_pb2
 from rpc.active import read_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable
@@ -97,7 +99,7 @@ async def silent():
     """A replica that takes long to say anything, and the shard behind it."""
     shard = FakeShard(0, 1, {1: catalogue()}, describe_delay_s=30.0, load_delay_s=30.0)
     server, address = await serve(grpc_of_shards.add_IndexServiceServicer_to_server, shard)
-    replica = Replica(address, 1 << 20)
+    replica = Replica(address, 0, 1 << 20)
     yield replica, shard
     await replica.close()
     await server.stop(grace=0)
@@ -320,6 +322,51 @@ async def test_a_search_that_promotions_overtake_answers_whole_from_the_next_gen
         answer = await searching
 
     assert (answer.view.generation, answer.coverage.fraction) == (3, 1.0)
+
+
+# Shards in the wrong place
+
+
+async def test_a_shard_named_twice_is_not_taken_for_two(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].shard = 0  # as where SHARDS has the address of shard 0 twice
+        unnoticed = await search(it)
+        await it.cluster.look()
+        noticed = await search(it)
+        (replica,) = it.cluster.shards[1].replicas
+        with pytest.raises(Unavailable, match="is shard 0, not 1; see SHARDS"):
+            await it.cluster.shards[1].count(1, types_pb2.Filter(), 5.0)
+        with pytest.raises(Unavailable, match="see SHARDS"):
+            await it.generations.load(1)
+        it.shards[1].shard = 1
+        await it.cluster.look()
+        mended = await search(it)
+
+    assert (replica.reachable, replica.detail) == (True, "")
+    for answer in (unnoticed, noticed):
+        assert states(answer) == [ShardState.OK, ShardState.UNAVAILABLE]
+        assert answer.coverage.outcomes[1].detail.endswith("is shard 0, not 1; see SHARDS")
+    assert states(mended) == [ShardState.OK, ShardState.OK]
+
+
+async def test_describe_cluster_tells_of_a_shard_in_the_wrong_place(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].shard = 0
+        admin = AdminService(it.cluster, it.generations, it.catalog, it.items)
+        told = await admin.DescribeCluster(admin_pb2.DescribeClusterRequest(), None)
+
+    assert [(shard.reachable, shard.detail) for shard in told.shards] == [
+        (True, ""),
+        (False, "is shard 0, not 1; see SHARDS"),
+    ]
+
+
+async def test_another_replica_answers_for_one_that_is_another_shard(tmp_path):
+    async with running(tmp_path, replicas=2) as it:
+        it.shards[2].shard = 0
+        answers = [await search(it) for _ in range(2)]
+
+    assert all(answer.coverage.whole for answer in answers)
 
 
 # Generations of another number of shards
