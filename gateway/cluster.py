@@ -26,7 +26,8 @@ class Cluster:
     def __init__(self, settings: GatewaySettings) -> None:
         self.encoder = EncoderClient(settings)
         self.shards = tuple(
-            ShardClient(shard, settings) for shard in range(len(settings.shard_targets))
+            ShardClient(shard, settings, self.serves, self.look_soon)
+            for shard in range(len(settings.shard_targets))
         )
         self.targets = settings.shard_targets
         self.active = Active()
@@ -93,6 +94,10 @@ class Cluster:
     def ready(self) -> bool:
         """Tell whether a generation is being served."""
         return self._view is not None
+
+    def serves(self, generation: int) -> bool:
+        """Tell whether searches see a generation unless they name another one."""
+        return self._view is not None and self._view.generation == generation
 
     def look_soon(self) -> None:
         """Ask for a look now instead of at the next turn; a slow shard is a reason."""

@@ -92,11 +92,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if request.generation in self.loading:
-            raise Unavailable("LOADING", "on its way")
-        if request.generation not in self.loaded:
-            raise FailedPrecondition("GENERATION_RETIRED", "gone")
-        items = self.generations[request.generation]
+        items = self._held(request.generation)
         response = index_pb2.IndexServiceSearchResponse(
             generation=request.generation, shard=self.shard, items=len(items), applied_seq=9
         )
@@ -109,14 +105,24 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
             entry.dense.scores.extend(score for _, score in hits)
         return response
 
+    def _held(self, generation):
+        """Return the items of a generation, or say why not in the words of the real service."""
+        if generation in self.loading:
+            raise Unavailable("LOADING", "on its way")
+        if generation not in self.generations:
+            raise NotFound("generation", [generation])
+        if generation not in self.loaded:
+            raise FailedPrecondition("GENERATION_RETIRED", "gone")
+        return self.generations[generation]
+
     async def GetEmbeddings(self, request, context):
-        items = self.generations[request.generation]
+        items = self._held(request.generation)
         found = [item_id for item_id in request.item_ids if item_id in items]
         rows = b"".join(pack(items[item_id]) for item_id in found)
         return index_pb2.GetEmbeddingsResponse(item_ids=found, embeddings=rows, dim=DIM)
 
     async def Count(self, request, context):
-        items = len(self.generations[request.generation])
+        items = len(self._held(request.generation))
         return index_pb2.CountResponse(items_matched=items, items=items)
 
     async def DescribeShard(self, request, context):

@@ -7,8 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.admin_service import AdminService
+from gateway.catalog_service import CatalogService
 from gateway.fanout import ShardState
-from gateway.query import SearchPlan, TextQuery
+from gateway.query import LikeItems, SearchPlan, TextQuery
 from gateway.replica import Replica
 from protos.vitrine.v1 import admin_pb2, types_pb2
 from rpc.active import read_active
@@ -291,14 +292,61 @@ async def test_a_shard_that_lets_go_of_what_it_just_loaded_is_left_alone_for_a_w
     assert replica._attempts.pause.remaining_s() > 50
 
 
-async def test_a_generation_that_every_shard_let_go_of_is_retired(tmp_path):
+async def test_the_promoted_generation_is_not_retired_where_every_shard_let_go_of_it(tmp_path):
     async with running(tmp_path) as it:
         for shard in it.shards:
             shard.loaded.clear()
 
-        with pytest.raises(FailedPrecondition) as caught:
+        with pytest.raises(Unavailable, match="lacks generation 1") as caught:
             await search(it)
-        assert caught.value.reason == "GENERATION_RETIRED"
+        assert caught.value.reason == "SHARD_LOADING"
+
+
+def forget(shard):
+    """Make a shard let go of everything."""
+    shard.loaded.clear()
+
+
+def never_hold(shard):
+    """Make a shard that never had anything."""
+    shard.loaded.clear()
+    shard.generations.clear()
+
+
+def more_like(it, *shards):
+    """Search for more like an item of each of these shards."""
+    liked = [next(iter(it.shards[shard].generations[1])) for shard in shards]
+    plan = SearchPlan(LikeItems(tuple(liked), ()), top_k=5)
+    return it.searcher.search(plan, Deadline.after(5))
+
+
+def count(it):
+    service = CatalogService(it.items, it.catalog, it.cluster, it.settings)
+    priced = types_pb2.Filter(exists=types_pb2.ExistsFilter(attribute="price"))
+    return service._count(1, priced, Deadline.after(5))
+
+
+@pytest.mark.parametrize("lack", [forget, never_hold])
+async def test_counts_and_more_like_these_are_unavailable_where_a_shard_lacks_what_is_served(
+    tmp_path, lack
+):
+    async with running(tmp_path) as it:
+        asked = more_like(it, 1)
+        lack(it.shards[1])
+        for call in (asked, count(it)):
+            with pytest.raises(Unavailable, match=r"shard 1 at .* lacks generation 1 now") as caught:
+                await call
+            assert caught.value.reason == "SHARD_LOADING"
+        assert it.cluster._look_now.is_set(), "the shard is looked at, and loads it again"
+
+
+async def test_another_replica_answers_for_one_that_lacks_what_is_served(tmp_path):
+    async with running(tmp_path, replicas=2) as it:
+        forget(it.shards[2])
+        for _ in range(2):
+            assert len((await more_like(it, 0, 2)).hits) == 5
+            assert sum(answer for answer in await count(it)) == 40
+            assert (await search(it)).coverage.whole
 
 
 async def test_an_encoder_that_one_shard_refuses_is_refused(tmp_path):
