@@ -191,15 +191,30 @@ class Cluster:
                 "NO_SHARD", f"no shard holds generation {generation}: {self._why()}"
             )
         for shard in self.shards:
-            there = [replica for replica in shard.replicas if replica.reachable]
-            if there and not any(replica.holds(generation) for replica in there):
-                raise Unavailable(
-                    "SHARD_LOADING",
-                    f"shard {shard.shard} at {there[0].address} is loading generation {generation}",
-                )
+            self._require_held(shard, generation)
         view = view_of(loaded)
         self.require_fit(view, _num_shards(loaded))
         return view
+
+    def _require_held(self, shard: ShardClient, generation: int) -> None:
+        """Refuse to serve a generation without a shard that can be reached and may yet hold it.
+
+        A switch waits for all of them, since what is served now is whole. With nothing to serve
+        yet, those that do not load it are waited for no longer than those that are down.
+
+        Raises:
+            Unavailable: the shard loads it, or lacks it.
+        """
+        there = [replica for replica in shard.replicas if replica.reachable]
+        if not there or any(replica.holds(generation) for replica in there):
+            return
+        where = f"shard {shard.shard} at {there[0].address}"
+        if any(replica.is_loading(generation) for replica in there):
+            raise Unavailable("SHARD_LOADING", f"{where} is loading generation {generation}")
+        if self.ready or not self._startup_grace.passed:
+            whys = [why for replica in there if (why := replica.why_not(generation))]
+            why = "; ".join(whys) or "it let go of it"
+            raise Unavailable("SHARD_LOADING", f"{where} lacks generation {generation}: {why}")
 
     def require_fit(self, view: GenerationView, num_shards: int) -> None:
         """Refuse a generation that these shards or this encoder cannot serve.

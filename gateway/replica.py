@@ -30,6 +30,7 @@ class _Attempts:
     """Loads of one generation that a gateway asked for by itself, further and further apart."""
 
     generation: int
+    error: str = ""
     pause_s: float = LOAD_PAUSE_S
     pause: Deadline = field(default_factory=lambda: Deadline.after(0.0))
 
@@ -91,8 +92,17 @@ class Replica:
         return self._is(READY, generation)
 
     def is_loading(self, generation: int) -> bool:
-        """Tell whether it said that a generation is on its way."""
-        return self._is(LOADING, generation)
+        """Tell whether a generation is on its way, as it said or as it was asked."""
+        is_asked = self._attempts.generation == generation and self._has_asked
+        return is_asked or self._is(LOADING, generation)
+
+    def why_not(self, generation: int) -> str:
+        """Return why it could not load a generation when it was last asked; empty if it could."""
+        return self._attempts.error if self._attempts.generation == generation else ""
+
+    @property
+    def _has_asked(self) -> bool:
+        return self._loading is not None and not self._loading.done()
 
     def _is(self, state: index_pb2.GenerationState, generation: int) -> bool:
         entry = self.generations.get(generation)
@@ -167,8 +177,7 @@ class Replica:
         """Make the replica load a generation aside, unless it does, or did a moment ago."""
         if self._attempts.generation != generation:
             self._attempts = _Attempts(generation)
-        is_idle = self._loading is None or self._loading.done()
-        if is_idle and self._attempts.pause.passed:
+        if not self._has_asked and self._attempts.pause.passed:
             self._loading = asyncio.create_task(self._load_aside(self._attempts, timeout_s))
 
     async def _load_aside(self, attempts: _Attempts, timeout_s: float) -> None:
@@ -182,8 +191,10 @@ class Replica:
                 error=str(exc),
                 again_in_s=attempts.pause_s,
             )
+            attempts.error = str(exc)
             attempts.rest(attempts.pause_s)
         else:
+            attempts.error = ""
             # Who lets go of it now has found it damaged (VERIFY=lazy), and would again and again.
             attempts.rest(LOAD_PAUSE_MAX_S)
 

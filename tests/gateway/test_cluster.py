@@ -334,7 +334,7 @@ async def test_counts_and_more_like_these_are_unavailable_where_a_shard_lacks_wh
         asked = more_like(it, 1)
         lack(it.shards[1])
         for call in (asked, count(it)):
-            with pytest.raises(Unavailable, match=r"shard 1 at .* lacks generation 1 now") as caught:
+            with pytest.raises(Unavailable, match="lacks generation 1 now") as caught:
                 await call
             assert caught.value.reason == "SHARD_LOADING"
         assert it.cluster._look_now.is_set(), "the shard is looked at, and loads it again"
