@@ -23,7 +23,7 @@ from protos.vitrine.v1 import (
 )
 from rpc.active import Active, write_active
 from rpc.buckets import bucket_of, shard_of
-from rpc.errors import FailedPrecondition, NotFound, Unavailable
+from rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from rpc.interceptors import CallInterceptor
 from rpc.telemetry import RpcMetrics
 from rpc.vectors import pack, unpack
@@ -171,14 +171,23 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
     encoder_id: str = ENCODER_ID
     delay_s: float = 0.0
+    batch_texts_max: int = 256
+    text_bytes_max: int = 100_000
     calls: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
 
     async def DescribeEncoder(self, request, context):
-        return encoder_pb2.DescribeEncoderResponse(encoder_id=self.encoder_id, dim=DIM, name="fake")
+        return encoder_pb2.DescribeEncoderResponse(
+            encoder_id=self.encoder_id, dim=DIM, name="fake", batch_texts_max=self.batch_texts_max
+        )
 
     async def Encode(self, request, context):
         self.calls.append(list(request.texts))
+        if len(request.texts) > self.batch_texts_max:
+            raise InvalidArgument("texts", f"{len(request.texts)} texts", "fewer")
+        for place, text in enumerate(request.texts):
+            if len(text.encode()) > self.text_bytes_max:
+                raise InvalidArgument(f"texts[{place}]", "too long", "shorter texts")
         try:
             await asyncio.sleep(self.delay_s)
         except asyncio.CancelledError:
