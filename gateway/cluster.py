@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from gateway.encoder_client import EncoderClient
-from gateway.replica import Replica, probe_all
+from gateway.replica import Replica, probe_all, release_all
 from gateway.settings import GatewaySettings
 from gateway.shard_client import ShardClient
 from gateway.view import GenerationView, view_of
@@ -40,6 +40,7 @@ class Cluster:
         self._looking = asyncio.Lock()
         self._looked_s = float("-inf")
         self._num_switches = 0
+        self._releasing: asyncio.Task[None] | None = None
         self._log = get_logger()
 
     def view(self, generation: int | None = None) -> GenerationView:
@@ -91,6 +92,11 @@ class Cluster:
         return promoted and generation not in kept_by(self.active)
 
     @property
+    def replicas(self) -> list[Replica]:
+        """Every replica of every shard."""
+        return [replica for shard in self.shards for replica in shard.replicas]
+
+    @property
     def ready(self) -> bool:
         """Tell whether a generation is being served."""
         return self._view is not None
@@ -137,11 +143,10 @@ class Cluster:
         num_switches = self._num_switches
         await self._resolve_replicas()
         timeout_s = self._settings.probe_timeout_s
-        replicas = [replica for shard in self.shards for replica in shard.replicas]
         active, *_ = await asyncio.gather(
             asyncio.to_thread(read_active, self._settings.generations),
             self.encoder.probe(timeout_s),
-            probe_all(replicas, timeout_s),
+            probe_all(self.replicas, timeout_s),
         )
         # Where this gateway has moved the pointer meanwhile, what was read may be older.
         if self._num_switches == num_switches:
@@ -162,7 +167,21 @@ class Cluster:
         except VitrineError as exc:
             self.blocked_on = exc
         else:
+            was_switched = self.ready and not self.serves(generation)
             self.serve(view)
+            if was_switched:
+                self._start_releasing()
+
+    def _start_releasing(self) -> None:
+        """Make replicas let go of what promotions have left behind; looks do not wait for it.
+
+        Whoever promoted may have found no replica of ours. What was never promoted is there to be
+        compared, and stays.
+        """
+        if self._releasing is None or self._releasing.done():
+            there = [replica for replica in self.replicas if replica.reachable]
+            releasing = release_all(there, self.has_left, self._settings.admin_timeout_s)
+            self._releasing = asyncio.create_task(releasing)
 
     def switch(self, active: Active, view: GenerationView) -> None:
         """Serve what this gateway has made active."""
@@ -258,10 +277,9 @@ class Cluster:
 
     def _load_where_missing(self, generation: int) -> None:
         """Make replicas load the active generation where they lack it; looks do not wait for it."""
-        for shard in self.shards:
-            for replica in shard.replicas:
-                if replica.reachable and generation not in replica.generations:
-                    replica.start_loading(generation, self._settings.admin_timeout_s)
+        for replica in self.replicas:
+            if replica.reachable and generation not in replica.generations:
+                replica.start_loading(generation, self._settings.admin_timeout_s)
 
     async def _resolve_replicas(self) -> None:
         """Bring each shard's replicas in line with the addresses that its name has now."""
@@ -282,6 +300,9 @@ class Cluster:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.gather(self._releasing, return_exceptions=True)
         await self.encoder.close()
         for shard in self.shards:
             await shard.close()

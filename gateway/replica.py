@@ -242,6 +242,21 @@ def _closed(address: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details, None)
 
 
+async def release_all(
+    replicas: Sequence[Replica], unwanted: Callable[[int], bool], timeout_s: float
+) -> None:
+    """Make replicas let go of the generations that nobody wants, side by side."""
+    releases = [
+        replica.release(generation, timeout_s)
+        for replica in replicas
+        for generation in tuple(replica.generations)
+        if unwanted(generation)
+    ]
+    for error in await asyncio.gather(*releases):
+        if error is not None:
+            get_logger().warning("a generation was not released", error=str(error))
+
+
 async def probe_all(replicas: Sequence[Replica], timeout_s: float) -> None:
     """Probe replicas side by side."""
     await asyncio.gather(*(replica.probe(timeout_s) for replica in replicas))
