@@ -112,6 +112,8 @@ class Cluster:
     async def watch(self) -> None:
         """Keep looking until cancelled."""
         while True:
+            # Before the look: what is asked for during one may be about what it has seen already.
+            self._look_now.clear()
             try:
                 await self.look()
             except Exception as exc:
@@ -119,7 +121,6 @@ class Cluster:
                 self._log.warning(
                     "look at the cluster failed", error=str(exc), kind=type(exc).__name__
                 )
-            self._look_now.clear()
             try:
                 async with asyncio.timeout(self._settings.refresh_s):
                     await self._look_now.wait()

@@ -138,6 +138,19 @@ async def test_who_withdraws_a_probe_is_still_told_so(silent):
         await probing
 
 
+async def test_a_look_asked_for_during_another_one_comes_next(tmp_path):
+    async with running(tmp_path, refresh_s=60, probe_timeout_s=30) as it:
+        [shard, _] = it.shards
+        before = shard.num_describes
+        shard.describe_delay_s = 0.1
+        watching = asyncio.create_task(it.cluster.watch())
+        await until(lambda: shard.num_describes == before + 1)
+        it.cluster.look_soon()
+        await until(lambda: shard.num_describes == before + 2)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 # Looks and promotions
 
 
