@@ -167,11 +167,24 @@ class Cluster:
                 self._require_whole(generation)
         except VitrineError as exc:
             self.blocked_on = exc
+            self._keep_serving(exc)
         else:
             was_switched = self.ready and not self.serves(generation)
             self.serve(view)
             if was_switched:
                 self._start_releasing()
+
+    def _keep_serving(self, why: VitrineError) -> None:
+        """Bring back what is served, too, while the promoted generation cannot be.
+
+        What promotions have left behind is let go of, and not for long: the promoted one is on its
+        way. But one that never fits is never served, however many follow it.
+        """
+        if self._view is None:
+            return
+        served = self._view.generation
+        if isinstance(why, FailedPrecondition) or not self.has_left(served):
+            self._load_where_missing(served)
 
     def _start_releasing(self) -> None:
         """Make replicas let go of what promotions have left behind; looks do not wait for it.
@@ -277,7 +290,7 @@ class Cluster:
             raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {self._why()}")
 
     def _load_where_missing(self, generation: int) -> None:
-        """Make replicas load the active generation where they lack it; looks do not wait for it."""
+        """Make replicas load a generation where they lack it; looks do not wait for it."""
         for replica in self.replicas:
             if replica.reachable and generation not in replica.generations:
                 replica.start_loading(generation, self._settings.admin_timeout_s)

@@ -66,7 +66,8 @@ class Replica:
             "/vitrine.v1.IndexService/Search",
             index_pb2.IndexServiceSearchResponse.FromString,
         )
-        self._attempts = _Attempts(0)
+        self._attempts: dict[int, _Attempts] = {}
+        self._asked = 0
         self._loading: asyncio.Task[None] | None = None
         self._log = get_logger()
 
@@ -93,12 +94,12 @@ class Replica:
 
     def is_loading(self, generation: int) -> bool:
         """Tell whether a generation is on its way, as it said or as it was asked."""
-        is_asked = self._attempts.generation == generation and self._has_asked
+        is_asked = self._has_asked and self._asked == generation
         return is_asked or self._is(LOADING, generation)
 
     def why_not(self, generation: int) -> str:
         """Return why it could not load a generation when it was last asked; empty if it could."""
-        return self._attempts.error if self._attempts.generation == generation else ""
+        return self._attempts[generation].error if generation in self._attempts else ""
 
     @property
     def _has_asked(self) -> bool:
@@ -174,11 +175,15 @@ class Replica:
         return answer.loaded
 
     def start_loading(self, generation: int, timeout_s: float) -> None:
-        """Make the replica load a generation aside, unless it does, or did a moment ago."""
-        if self._attempts.generation != generation:
-            self._attempts = _Attempts(generation)
-        if not self._has_asked and self._attempts.pause.passed:
-            self._loading = asyncio.create_task(self._load_aside(self._attempts, timeout_s))
+        """Make the replica load a generation aside, unless it loads one, or did a moment ago."""
+        if generation not in self._attempts:
+            # Two at a time are asked for at most: what is promoted, and what is served.
+            newest = list(self._attempts.items())[-1:]
+            self._attempts = {**dict(newest), generation: _Attempts(generation)}
+        attempts = self._attempts[generation]
+        if not self._has_asked and attempts.pause.passed:
+            self._asked = generation
+            self._loading = asyncio.create_task(self._load_aside(attempts, timeout_s))
 
     async def _load_aside(self, attempts: _Attempts, timeout_s: float) -> None:
         try:

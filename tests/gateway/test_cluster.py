@@ -12,7 +12,7 @@ from gateway.fanout import ShardState
 from gateway.query import LikeItems, SearchPlan, TextQuery
 from gateway.replica import Replica
 from protos.vitrine.v1 import admin_pb2, types_pb2
-from rpc.active import read_active
+from rpc.active import read_active, write_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable
 from tests.gateway.fakes import FakeShard, catalogue, running, serve
@@ -287,8 +287,8 @@ async def test_a_shard_that_cannot_load_is_left_alone_for_a_while(tmp_path):
             await replica._loading
             await it.cluster.look()
             assert len(it.shards[1].loads) == number
-            pauses.append(replica._attempts.pause.remaining_s())
-            replica._attempts.pause = Deadline.after(0)
+            pauses.append(replica._attempts[1].pause.remaining_s())
+            replica._attempts[1].pause = Deadline.after(0)
 
     assert [round(pause) for pause in pauses] == [1, 2, 4]
 
@@ -302,7 +302,7 @@ async def test_a_shard_that_lets_go_of_what_it_just_loaded_is_left_alone_for_a_w
             await replica._loading
 
     assert it.shards[1].loads == [1]
-    assert replica._attempts.pause.remaining_s() > 50
+    assert replica._attempts[1].pause.remaining_s() > 50
 
 
 async def test_the_promoted_generation_is_not_retired_where_every_shard_let_go_of_it(tmp_path):
@@ -360,6 +360,24 @@ async def test_another_replica_answers_for_one_that_lacks_what_is_served(tmp_pat
             assert len((await more_like(it, 0, 2)).hits) == 5
             assert sum(answer for answer in await count(it)) == 40
             assert (await search(it)).coverage.whole
+
+
+async def test_what_is_served_comes_back_while_the_promoted_generation_does_not_fit(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2)
+        for shard in it.shards:
+            shard.num_shards_of[2] = 4  # as where another set of services shares the folder
+        write_active(str(tmp_path), read_active(str(tmp_path)).promoted(2, "promote", ""))
+        (replica,) = it.cluster.shards[1].replicas
+        it.shards[1].loaded = set()  # it starts again, and loads what is promoted
+        for _ in range(3):
+            await it.cluster.look()
+            await replica._loading
+        answer = await search(it)
+
+    assert it.cluster.blocked_on.reason == "SHARD_COUNT_MISMATCH"
+    assert (answer.view.generation, answer.coverage.fraction) == (1, 1.0)
+    assert it.shards[1].loads == [2, 1]
 
 
 async def test_an_encoder_that_one_shard_refuses_is_refused(tmp_path):
