@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 
 from gateway.encoder_client import EncoderClient
+from gateway.pointer import Pointer
 from gateway.replica import Replica, probe_all, release_all
 from gateway.settings import GatewaySettings
 from gateway.shard_client import ShardClient
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2
-from rpc.active import Active, read_active
+from rpc.active import Active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable, VitrineError
 from rpc.telemetry import get_logger
@@ -39,7 +40,7 @@ class Cluster:
         self._look_now = asyncio.Event()
         self._looking = asyncio.Lock()
         self._looked_s = float("-inf")
-        self._num_switches = 0
+        self._pointer = Pointer(settings.generations)
         self._releasing: asyncio.Task[None] | None = None
         self._log = get_logger()
 
@@ -117,7 +118,7 @@ class Cluster:
             try:
                 await self.look()
             except Exception as exc:
-                # An object store's client has errors of its own, and nobody else looks.
+                # Whatever it is, the next look may go well, and nobody else looks.
                 self._log.warning(
                     "look at the cluster failed", error=str(exc), kind=type(exc).__name__
                 )
@@ -141,17 +142,18 @@ class Cluster:
             self._looked_s = began_s
 
     async def _look(self) -> None:
-        num_switches = self._num_switches
         await self._resolve_replicas()
         timeout_s = self._settings.probe_timeout_s
         active, *_ = await asyncio.gather(
-            asyncio.to_thread(read_active, self._settings.generations),
+            self._pointer.read(timeout_s),
             self.encoder.probe(timeout_s),
             probe_all(self.replicas, timeout_s),
         )
-        # Where this gateway has moved the pointer meanwhile, what was read may be older.
-        if self._num_switches == num_switches:
+        if active is not None:
             self._follow(active)
+        elif self._pointer.error is not None:
+            self.blocked_on = self._pointer.error
+            self._keep_serving(self._pointer.error)
 
     def _follow(self, active: Active) -> None:
         """Serve the active generation once it can be served, and keep its view up to date."""
@@ -199,7 +201,7 @@ class Cluster:
 
     def switch(self, active: Active, view: GenerationView) -> None:
         """Serve what this gateway has made active."""
-        self._num_switches += 1
+        self._pointer.forget()  # A read that is under way may have begun before it moved.
         self.active = active
         self.serve(view)
 
@@ -317,6 +319,7 @@ class Cluster:
         if self._releasing is not None:
             self._releasing.cancel()
             await asyncio.gather(self._releasing, return_exceptions=True)
+        await self._pointer.close()
         await self.encoder.close()
         for shard in self.shards:
             await shard.close()

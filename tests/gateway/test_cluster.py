@@ -82,15 +82,15 @@ async def test_the_watch_survives_whatever_a_store_raises(tmp_path, monkeypatch,
                 raise failure
             return read_active(url)
 
-        monkeypatch.setattr("gateway.cluster.read_active", read)
+        monkeypatch.setattr("gateway.pointer.read_active", read)
         with capture_logs() as logs:
             watching = asyncio.create_task(it.cluster.watch())
             await asyncio.wait_for(it.cluster.became_ready.wait(), 5)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    told = [entry for entry in logs if entry["event"] == "look at the cluster failed"]
-    assert [(entry["error"], entry["kind"]) for entry in told] == 2 * [
+    told = [entry for entry in logs if entry["event"] == "the pointer cannot be read"]
+    assert [(entry["error"], entry["kind"]) for entry in told] == [
         (str(error), type(error).__name__)
     ]
 
@@ -165,7 +165,7 @@ def slow_pointer(monkeypatch):
         assert let_go.wait(5)
         return active
 
-    monkeypatch.setattr("gateway.cluster.read_active", read)
+    monkeypatch.setattr("gateway.pointer.read_active", read)
     yield is_read, let_go
     let_go.set()
 
