@@ -41,6 +41,7 @@ class Cluster:
         self._looking = asyncio.Lock()
         self._looked_s = float("-inf")
         self._pointer = Pointer(settings.generations)
+        self._unresolved: dict[str, str] = {}
         self._releasing: asyncio.Task[None] | None = None
         self._log = get_logger()
 
@@ -152,7 +153,7 @@ class Cluster:
         if active is not None:
             self._follow(active)
         elif self._pointer.error is not None:
-            self.blocked_on = self._pointer.error
+            self._block(self._pointer.error)
             self._keep_serving(self._pointer.error)
 
     def _follow(self, active: Active) -> None:
@@ -160,7 +161,7 @@ class Cluster:
         self.active = active
         generation = active.generation
         if not generation:
-            self.blocked_on = Unavailable("NO_GENERATION", "no generation is promoted yet")
+            self._block(Unavailable("NO_GENERATION", "no generation is promoted yet"))
             return
         self._load_where_missing(generation)
         try:
@@ -168,13 +169,19 @@ class Cluster:
             if self._view is None:
                 self._require_whole(generation)
         except VitrineError as exc:
-            self.blocked_on = exc
+            self._block(exc)
             self._keep_serving(exc)
         else:
             was_switched = self.ready and not self.serves(generation)
             self.serve(view)
             if was_switched:
                 self._start_releasing()
+
+    def _block(self, why: VitrineError) -> None:
+        """Remember why the promoted generation cannot be served, and log it when it is news."""
+        if str(why) != str(self.blocked_on):
+            self._log.warning("cannot serve what is promoted", reason=why.reason, error=str(why))
+        self.blocked_on = why
 
     def _keep_serving(self, why: VitrineError) -> None:
         """Bring back what is served, too, while the promoted generation cannot be.
@@ -223,7 +230,7 @@ class Cluster:
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
             raise self._coming(generation) or Unavailable(
-                "NO_SHARD", f"no shard holds generation {generation}: {self._why()}"
+                "NO_SHARD", f"no shard holds generation {generation}: {self._why(generation)}"
             )
         for shard in self.shards:
             self._require_held(shard, generation)
@@ -289,7 +296,8 @@ class Cluster:
             )
         missing = [s.shard for s in self.shards if s.describe(generation) is None]
         if missing and not self._startup_grace.passed:
-            raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {self._why()}")
+            why = self._why(generation)
+            raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {why}")
 
     def _load_where_missing(self, generation: int) -> None:
         """Make replicas load a generation where they lack it; looks do not wait for it."""
@@ -300,7 +308,7 @@ class Cluster:
     async def _resolve_replicas(self) -> None:
         """Bring each shard's replicas in line with the addresses that its name has now."""
         for shard, targets in zip(self.shards, self.targets, strict=True):
-            addresses = [a for target in targets for a in await _addresses_of(target)]
+            addresses = [a for target in targets for a in await self._resolved(target)]
             kept = {replica.address: replica for replica in shard.replicas}
             if addresses and set(addresses) != set(kept):
                 limit = self._settings.message_bytes_max
@@ -310,9 +318,21 @@ class Cluster:
                 for gone in kept.values():
                     await gone.close()
 
-    def _why(self) -> str:
-        details = [r.detail for shard in self.shards for r in shard.replicas if r.detail]
-        return "; ".join(dict.fromkeys(details)) or "they are loading"
+    async def _resolved(self, target: str) -> Sequence[str]:
+        """Return the addresses behind a target now, none where its name is unknown."""
+        try:
+            addresses = await _addresses_of(target)
+        except (OSError, UnicodeError) as exc:
+            self._unresolved[target] = f"{target} does not resolve: {exc}"
+            return ()
+        self._unresolved.pop(target, None)
+        return addresses
+
+    def _why(self, generation: int) -> str:
+        """Return what keeps replicas from holding a generation, each reason once."""
+        said = (replica.detail or replica.why_not(generation) for replica in self.replicas)
+        reasons = [*self._unresolved.values(), *filter(None, said)]
+        return "; ".join(dict.fromkeys(reasons)) or "they have not loaded it yet"
 
     async def close(self) -> None:
         """Close all connections."""
@@ -352,12 +372,15 @@ def _num_shards(loaded: Sequence[index_pb2.LoadedGeneration | None]) -> int:
 
 
 async def _addresses_of(target: str) -> Sequence[str]:
-    """Return the addresses behind "host:port"; the target itself when the name is unknown now."""
+    """Return the addresses behind "host:port".
+
+    Raises:
+        OSError: the name is unknown now, or no port follows it.
+    """
     host, _, port = target.removeprefix("dns:///").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise OSError("it is not host:port")
     loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return ()
+    found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     hosts = sorted({str(entry[4][0]) for entry in found})
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]

@@ -1,5 +1,9 @@
 """A gateway that starts waits for what may come, and not for what will not."""
 
+import socket
+
+from structlog.testing import capture_logs
+
 from gateway.fanout import ShardState
 from gateway.query import SearchPlan, TextQuery
 from rpc.active import read_active, write_active
@@ -61,3 +65,29 @@ async def test_a_switch_waits_for_a_shard_that_cannot_load(tmp_path):
 
         assert it.cluster.view().generation == 1
         assert str(it.cluster.blocked_on).endswith("lacks generation 2: no such generation: 2")
+
+
+async def test_a_name_that_does_not_resolve_is_the_reason(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    with capture_logs() as logs:
+        async with running(tmp_path, look=False, shards="nosuch.invalid:7702,shard-1") as it:
+            await it.cluster.look()
+            await it.cluster.look()
+            blocked = str(it.cluster.blocked_on)
+
+    assert "nosuch.invalid:7702 does not resolve: [Errno -2] Name or service not known" in blocked
+    assert "shard-1 does not resolve: it is not host:port" in blocked
+    told = [entry for entry in logs if entry["event"] == "cannot serve what is promoted"]
+    assert [(entry["log_level"], entry["error"]) for entry in told] == [("warning", blocked)]
+
+
+async def test_a_load_that_every_shard_refused_is_the_reason(tmp_path):
+    async with running(tmp_path, num_shards=1, look=False) as it:
+        it.shards[0].loaded.clear()
+        it.shards[0].can_load.clear()
+        await look_after_load(it, 0)
+
+        assert str(it.cluster.blocked_on) == ("no shard holds generation 1: no such generation: 1")
