@@ -442,10 +442,12 @@ async def test_describe_cluster_tells_of_a_shard_in_the_wrong_place(tmp_path):
 
 async def test_another_replica_answers_for_one_that_is_another_shard(tmp_path):
     async with running(tmp_path, replicas=2) as it:
-        it.shards[2].shard = 0
-        answers = [await search(it) for _ in range(2)]
+        it.shards[2].shard, it.shards[2].generations = 0, it.shards[0].generations
+        all_items = SearchPlan(TextQuery("red dress"), top_k=40)
+        answers = [await it.searcher.search(all_items, Deadline.after(5)) for _ in range(4)]
 
     assert all(answer.coverage.whole for answer in answers)
+    assert [len(answer.hits) for answer in answers] == [40] * 4
 
 
 # Generations of another number of shards
