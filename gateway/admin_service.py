@@ -47,6 +47,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             shards=self._shard_statuses(),
             catalog=await self._catalog_status(),
             version=software_version(),
+            blocked_on=str(self._cluster.blocked_on or ""),
         )
 
     async def LoadGeneration(

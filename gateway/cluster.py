@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 
 from gateway.encoder_client import EncoderClient
-from gateway.replica import Replica, probe_all
+from gateway.pointer import Pointer
+from gateway.replica import Replica, probe_all, release_all
 from gateway.settings import GatewaySettings
 from gateway.shard_client import ShardClient
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2
-from rpc.active import Active, read_active
+from rpc.active import Active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable, VitrineError
 from rpc.telemetry import get_logger
@@ -26,7 +27,8 @@ class Cluster:
     def __init__(self, settings: GatewaySettings) -> None:
         self.encoder = EncoderClient(settings)
         self.shards = tuple(
-            ShardClient(shard, settings) for shard in range(len(settings.shard_targets))
+            ShardClient(shard, settings, self.serves, self.look_soon)
+            for shard in range(len(settings.shard_targets))
         )
         self.targets = settings.shard_targets
         self.active = Active()
@@ -38,7 +40,9 @@ class Cluster:
         self._look_now = asyncio.Event()
         self._looking = asyncio.Lock()
         self._looked_s = float("-inf")
-        self._num_switches = 0
+        self._pointer = Pointer(settings.generations)
+        self._unresolved: dict[str, str] = {}
+        self._releasing: asyncio.Task[None] | None = None
         self._log = get_logger()
 
     def view(self, generation: int | None = None) -> GenerationView:
@@ -90,9 +94,18 @@ class Cluster:
         return promoted and generation not in kept_by(self.active)
 
     @property
+    def replicas(self) -> list[Replica]:
+        """Every replica of every shard."""
+        return [replica for shard in self.shards for replica in shard.replicas]
+
+    @property
     def ready(self) -> bool:
         """Tell whether a generation is being served."""
         return self._view is not None
+
+    def serves(self, generation: int) -> bool:
+        """Tell whether searches see a generation unless they name another one."""
+        return self._view is not None and self._view.generation == generation
 
     def look_soon(self) -> None:
         """Ask for a look now instead of at the next turn; a slow shard is a reason."""
@@ -101,14 +114,15 @@ class Cluster:
     async def watch(self) -> None:
         """Keep looking until cancelled."""
         while True:
+            # Before the look: what is asked for during one may be about what it has seen already.
+            self._look_now.clear()
             try:
                 await self.look()
             except Exception as exc:
-                # An object store's client has errors of its own, and nobody else looks.
+                # Whatever it is, the next look may go well, and nobody else looks.
                 self._log.warning(
                     "look at the cluster failed", error=str(exc), kind=type(exc).__name__
                 )
-            self._look_now.clear()
             try:
                 async with asyncio.timeout(self._settings.refresh_s):
                     await self._look_now.wait()
@@ -129,25 +143,25 @@ class Cluster:
             self._looked_s = began_s
 
     async def _look(self) -> None:
-        num_switches = self._num_switches
         await self._resolve_replicas()
         timeout_s = self._settings.probe_timeout_s
-        replicas = [replica for shard in self.shards for replica in shard.replicas]
         active, *_ = await asyncio.gather(
-            asyncio.to_thread(read_active, self._settings.generations),
+            self._pointer.read(timeout_s),
             self.encoder.probe(timeout_s),
-            probe_all(replicas, timeout_s),
+            probe_all(self.replicas, timeout_s),
         )
-        # Where this gateway has moved the pointer meanwhile, what was read may be older.
-        if self._num_switches == num_switches:
+        if active is not None:
             self._follow(active)
+        elif self._pointer.error is not None:
+            self._block(self._pointer.error)
+            self._keep_serving(self._pointer.error)
 
     def _follow(self, active: Active) -> None:
         """Serve the active generation once it can be served, and keep its view up to date."""
         self.active = active
         generation = active.generation
         if not generation:
-            self.blocked_on = Unavailable("NO_GENERATION", "no generation is promoted yet")
+            self._block(Unavailable("NO_GENERATION", "no generation is promoted yet"))
             return
         self._load_where_missing(generation)
         try:
@@ -155,13 +169,46 @@ class Cluster:
             if self._view is None:
                 self._require_whole(generation)
         except VitrineError as exc:
-            self.blocked_on = exc
+            self._block(exc)
+            self._keep_serving(exc)
         else:
+            was_switched = self.ready and not self.serves(generation)
             self.serve(view)
+            if was_switched:
+                self._start_releasing()
+
+    def _block(self, why: VitrineError) -> None:
+        """Remember why the promoted generation cannot be served, and log it when it is news."""
+        if str(why) != str(self.blocked_on):
+            self._log.warning("cannot serve what is promoted", reason=why.reason, error=str(why))
+        self.blocked_on = why
+
+    def _keep_serving(self, why: VitrineError) -> None:
+        """Bring back what is served, too, while the promoted generation cannot be.
+
+        What promotions have left behind is let go of, and not for long: the promoted one is on its
+        way. But one that never fits is never served, however many follow it.
+        """
+        if self._view is None:
+            return
+        served = self._view.generation
+        if isinstance(why, FailedPrecondition) or not self.has_left(served):
+            self._load_where_missing(served)
+
+    def _start_releasing(self) -> None:
+        """Make replicas let go of what promotions have left behind; looks do not wait for it.
+
+        Whoever promoted may have found no replica of ours. What was never promoted is there to be
+        compared, and stays.
+        """
+        if self._releasing is None or self._releasing.done():
+            there = [replica for replica in self.replicas if replica.reachable]
+            releasing = release_all(there, self.has_left, self._settings.admin_timeout_s)
+            self._releasing = asyncio.create_task(releasing)
 
     def switch(self, active: Active, view: GenerationView) -> None:
         """Serve what this gateway has made active."""
-        self._num_switches += 1
+        self._pointer.forget()  # A read that is under way may have begun before it moved.
         self.active = active
         self.serve(view)
 
@@ -183,18 +230,33 @@ class Cluster:
         loaded = [shard.describe(generation) for shard in self.shards]
         if not any(entry is not None for entry in loaded):
             raise self._coming(generation) or Unavailable(
-                "NO_SHARD", f"no shard holds generation {generation}: {self._why()}"
+                "NO_SHARD", f"no shard holds generation {generation}: {self._why(generation)}"
             )
         for shard in self.shards:
-            there = [replica for replica in shard.replicas if replica.reachable]
-            if there and not any(replica.holds(generation) for replica in there):
-                raise Unavailable(
-                    "SHARD_LOADING",
-                    f"shard {shard.shard} at {there[0].address} is loading generation {generation}",
-                )
+            self._require_held(shard, generation)
         view = view_of(loaded)
         self.require_fit(view, _num_shards(loaded))
         return view
+
+    def _require_held(self, shard: ShardClient, generation: int) -> None:
+        """Refuse to serve a generation without a shard that can be reached and may yet hold it.
+
+        A switch waits for all of them, since what is served now is whole. With nothing to serve
+        yet, those that do not load it are waited for no longer than those that are down.
+
+        Raises:
+            Unavailable: the shard loads it, or lacks it.
+        """
+        there = [replica for replica in shard.replicas if replica.reachable]
+        if not there or any(replica.holds(generation) for replica in there):
+            return
+        where = f"shard {shard.shard} at {there[0].address}"
+        if any(replica.is_loading(generation) for replica in there):
+            raise Unavailable("SHARD_LOADING", f"{where} is loading generation {generation}")
+        if self.ready or not self._startup_grace.passed:
+            whys = [why for replica in there if (why := replica.why_not(generation))]
+            why = "; ".join(whys) or "it let go of it"
+            raise Unavailable("SHARD_LOADING", f"{where} lacks generation {generation}: {why}")
 
     def require_fit(self, view: GenerationView, num_shards: int) -> None:
         """Refuse a generation that these shards or this encoder cannot serve.
@@ -234,34 +296,50 @@ class Cluster:
             )
         missing = [s.shard for s in self.shards if s.describe(generation) is None]
         if missing and not self._startup_grace.passed:
-            raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {self._why()}")
+            why = self._why(generation)
+            raise Unavailable("SHARD_DOWN", f"waiting for shards {missing}: {why}")
 
     def _load_where_missing(self, generation: int) -> None:
-        """Make replicas load the active generation where they lack it; looks do not wait for it."""
-        for shard in self.shards:
-            for replica in shard.replicas:
-                if replica.reachable and generation not in replica.generations:
-                    replica.start_loading(generation, self._settings.admin_timeout_s)
+        """Make replicas load a generation where they lack it; looks do not wait for it."""
+        for replica in self.replicas:
+            if replica.reachable and generation not in replica.generations:
+                replica.start_loading(generation, self._settings.admin_timeout_s)
 
     async def _resolve_replicas(self) -> None:
         """Bring each shard's replicas in line with the addresses that its name has now."""
         for shard, targets in zip(self.shards, self.targets, strict=True):
-            addresses = [a for target in targets for a in await _addresses_of(target)]
+            addresses = [a for target in targets for a in await self._resolved(target)]
             kept = {replica.address: replica for replica in shard.replicas}
             if addresses and set(addresses) != set(kept):
                 limit = self._settings.message_bytes_max
                 shard.replicas = tuple(
-                    kept.pop(a) if a in kept else Replica(a, limit) for a in addresses
+                    kept.pop(a) if a in kept else Replica(a, shard.shard, limit) for a in addresses
                 )
                 for gone in kept.values():
                     await gone.close()
 
-    def _why(self) -> str:
-        details = [r.detail for shard in self.shards for r in shard.replicas if r.detail]
-        return "; ".join(dict.fromkeys(details)) or "they are loading"
+    async def _resolved(self, target: str) -> Sequence[str]:
+        """Return the addresses behind a target now, none where its name is unknown."""
+        try:
+            addresses = await _addresses_of(target)
+        except (OSError, UnicodeError) as exc:
+            self._unresolved[target] = f"{target} does not resolve: {exc}"
+            return ()
+        self._unresolved.pop(target, None)
+        return addresses
+
+    def _why(self, generation: int) -> str:
+        """Return what keeps replicas from holding a generation, each reason once."""
+        said = (replica.detail or replica.why_not(generation) for replica in self.replicas)
+        reasons = [*self._unresolved.values(), *filter(None, said)]
+        return "; ".join(dict.fromkeys(reasons)) or "they have not loaded it yet"
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.gather(self._releasing, return_exceptions=True)
+        await self._pointer.close()
         await self.encoder.close()
         for shard in self.shards:
             await shard.close()
@@ -294,12 +372,15 @@ def _num_shards(loaded: Sequence[index_pb2.LoadedGeneration | None]) -> int:
 
 
 async def _addresses_of(target: str) -> Sequence[str]:
-    """Return the addresses behind "host:port"; the target itself when the name is unknown now."""
+    """Return the addresses behind "host:port".
+
+    Raises:
+        OSError: the name is unknown now, or no port follows it.
+    """
     host, _, port = target.removeprefix("dns:///").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise OSError("it is not host:port")
     loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return ()
+    found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     hosts = sorted({str(entry[4][0]) for entry in found})
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]

@@ -28,6 +28,13 @@ class Batch(Generic[Q]):
     request_ids: Sequence[str]
     deadline: Deadline
 
+    def each(self) -> "Sequence[Batch[Q]]":
+        """Return a batch of its own for each question."""
+        return [
+            Batch([question], [request_id], self.deadline)
+            for question, request_id in zip(self.questions, self.request_ids, strict=True)
+        ]
+
 
 @dataclass(slots=True, eq=False)
 class _Waiter(Generic[Q, A]):
@@ -39,12 +46,16 @@ class _Waiter(Generic[Q, A]):
 
 
 class Coalescer(Generic[Q, A]):
-    """Gathers questions of one group into calls; groups never share a call."""
+    """Gathers questions of one group into calls; groups never share a call.
+
+    Attributes:
+        batch_max: most questions in a call; may change between calls.
+    """
 
     def __init__(
         self,
         name: str,
-        call: Callable[[Hashable, Batch[Q]], Awaitable[Sequence[A]]],
+        call: Callable[[Hashable, Batch[Q]], Awaitable[Sequence[A | Exception]]],
         *,
         calls_max: int,
         batch_max: int,
@@ -56,7 +67,8 @@ class Coalescer(Generic[Q, A]):
 
         Args:
             name: what is called, for errors.
-            call: answers a batch of one group, in order.
+            call: answers a batch of one group, in order; an exception in the place of an answer
+                is for that question alone.
             calls_max: calls of one group in flight at once.
             batch_max: most questions in a call.
             waiting_max: most questions that wait for a call; further ones are refused.
@@ -66,7 +78,7 @@ class Coalescer(Generic[Q, A]):
         self._name = name
         self._call = call
         self._calls_max = calls_max
-        self._batch_max = batch_max
+        self.batch_max = batch_max
         self._waiting_max = waiting_max
         self._bytes_of = bytes_of
         self._batch_bytes_max = batch_bytes_max
@@ -118,7 +130,7 @@ class Coalescer(Generic[Q, A]):
         """Take the next call's questions off a queue, and those before them that left."""
         batch: list[_Waiter[Q, A]] = []
         num_bytes = 0
-        while queue and len(batch) < self._batch_max:
+        while queue and len(batch) < self.batch_max:
             if not queue[0].answer.done():
                 num_bytes += queue[0].num_bytes
                 if batch and num_bytes > self._batch_bytes_max:
@@ -159,7 +171,9 @@ class Coalescer(Generic[Q, A]):
                 raise
         else:
             for waiter, answer in zip(waiters, answers, strict=True):
-                if not waiter.answer.done():
+                if isinstance(answer, Exception):
+                    _fail([waiter], answer)
+                elif not waiter.answer.done():
                     waiter.answer.set_result(answer)
 
     def _land(self, group: Hashable, flight: "asyncio.Task[None]") -> None:

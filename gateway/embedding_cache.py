@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway.encoder_client import Embedding
 from rpc.deadlines import Alarms
@@ -21,6 +21,14 @@ Key = tuple[str, str]
 # What an entry takes beside its text and its numbers: the objects, and its place in the table.
 # Measured: see the test that holds it against tracemalloc.
 _ENTRY_BYTES = 330
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """An encoding that is under way, and how many wait for it; a key may have had one before."""
+
+    encoding: "asyncio.Future[Embedding]"
+    num_waiting: int = 0
 
 
 class EmbeddingCache:
@@ -36,8 +44,7 @@ class EmbeddingCache:
         self._bytes_max = bytes_max
         self._alarms = Alarms()
         self._kept: OrderedDict[Key, Embedding] = OrderedDict()
-        self._in_the_air: dict[Key, asyncio.Future[Embedding]] = {}
-        self._num_waiting: dict[Key, int] = {}
+        self._in_the_air: dict[Key, _Flight] = {}
 
     async def get(
         self,
@@ -68,17 +75,17 @@ class EmbeddingCache:
             self._kept.move_to_end(key)
             self.hits += 1
             return replace(kept, cached=True, compute_us=0)
-        encoding = self._in_the_air.get(key)
-        if encoding is None or encoding.done():
+        flight = self._in_the_air.get(key)
+        if flight is None or flight.encoding.done():
             self.misses += 1
-            encoding = self._in_the_air[key] = encode()
+            flight = self._in_the_air[key] = _Flight(encode())
         else:
             self.shared += 1
-        self._num_waiting[key] = self._num_waiting.get(key, 0) + 1
+        flight.num_waiting += 1
         try:
-            embedding = await self._alarms.within(_own(encoding), timeout_s)
+            embedding = await self._alarms.within(_own(flight.encoding), timeout_s)
         finally:
-            self._leave(key, encoding)
+            self._leave(key, flight)
         self._keep(key, embedding)
         return embedding
 
@@ -98,13 +105,12 @@ class EmbeddingCache:
             self.size_bytes -= _size_bytes(oldest, evicted)
             self.evictions += 1
 
-    def _leave(self, key: Key, encoding: "asyncio.Future[Embedding]") -> None:
-        self._num_waiting[key] -= 1
-        if not self._num_waiting[key]:
-            del self._num_waiting[key]
-            if self._in_the_air.get(key) is encoding:
+    def _leave(self, key: Key, flight: "_Flight") -> None:
+        flight.num_waiting -= 1
+        if not flight.num_waiting:
+            if self._in_the_air.get(key) is flight:
                 del self._in_the_air[key]
-            encoding.cancel()
+            flight.encoding.cancel()
 
 
 def _own(shared: "asyncio.Future[Embedding]") -> "asyncio.Future[Embedding]":

@@ -11,7 +11,7 @@ from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
 from rpc.client import open_channel
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, from_rpc_error, is_gone
+from rpc.errors import InvalidArgument, Unavailable, VitrineError, from_rpc_error, is_gone
 from rpc.standing_call import StandingCall
 from rpc.vectors import Vectors, unpack
 
@@ -40,6 +40,7 @@ class EncoderClient:
         self.reachable = False
         self.detail = "not reached yet"
         self.description = encoder_pb2.DescribeEncoderResponse()
+        self._texts_max = settings.encode_texts_max
         self._channel = open_channel(settings.encoder, settings.message_bytes_max)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
         # One for each call in flight, so that calls at once go to different replicas.
@@ -64,6 +65,8 @@ class EncoderClient:
             return
         self.reachable, self.detail = True, ""
         self.encoder_id = self.description.encoder_id
+        most = self.description.batch_texts_max or self._texts_max
+        self._calls.batch_max = min(self._texts_max, most)
 
     def encode(self, text: str, deadline: Deadline) -> "asyncio.Future[Embedding]":
         """Return the future embedding of a query text; cancelling it withdraws the text."""
@@ -76,13 +79,31 @@ class EncoderClient:
             await standing.close()
         await self._channel.close(None)
 
-    async def _encode_batch(self, _: Hashable, batch: Batch[str]) -> Sequence[Embedding]:
-        """Encode several queries in one call; once more when the encoder's replica is gone.
+    async def _encode_batch(
+        self, _: Hashable, batch: Batch[str]
+    ) -> Sequence[Embedding | Exception]:
+        """Encode several queries in one call; where one of them is refused, each in its own.
 
         Raises:
             Unavailable: no encoder answers.
             VitrineError: what else the encoder answered.
         """
+        try:
+            return await self._encode_together(batch)
+        except InvalidArgument:
+            if len(batch.questions) == 1:
+                raise
+        return await asyncio.gather(*(self._encode_alone(text) for text in batch.each()))
+
+    async def _encode_alone(self, batch: Batch[str]) -> Embedding | Exception:
+        try:
+            [embedding] = await self._encode_together(batch)
+        except VitrineError as exc:
+            return exc
+        return embedding
+
+    async def _encode_together(self, batch: Batch[str]) -> Sequence[Embedding]:
+        """Encode several queries in one call; once more when the encoder's replica is gone."""
         try:
             response = await self._call(batch)
         except grpc.aio.AioRpcError as exc:

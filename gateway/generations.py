@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gateway.cluster import Cluster, kept_by
-from gateway.replica import Replica
+from gateway.replica import Replica, release_all
 from gateway.settings import GatewaySettings
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2, types_pb2
@@ -32,7 +32,7 @@ class Generations:
             Unavailable: a shard has no replica that can be reached.
             FailedPrecondition: SHARD_COUNT_MISMATCH, it has other shards than these.
         """
-        lacking = [r for r in self._replicas() if generation not in r.generations]
+        lacking = [r for r in self._cluster.replicas if generation not in r.generations]
         loads = [
             [replica.load(generation, self._timeout_s) for replica in shard.replicas]
             for shard in self._cluster.shards
@@ -84,7 +84,7 @@ class Generations:
             view = await self._prepared(generation, gated=action == "promote" and not reason)
         except VitrineError:
             if generation not in kept_by(self._cluster.active):
-                await self._release(self._replicas(), lambda held: held == generation)
+                await self._release(self._cluster.replicas, lambda held: held == generation)
             raise
         # 2. The pointer moves, durably; then searches move, in one step.
         before = await asyncio.to_thread(read_active, self._url)
@@ -92,7 +92,7 @@ class Generations:
         await asyncio.to_thread(write_active, self._url, active)
         self._cluster.switch(active, view)
         # 3. The generation before stays for a rollback; older ones go.
-        await self._release(self._replicas(), lambda held: held not in kept_by(active))
+        await self._release(self._cluster.replicas, lambda held: held not in kept_by(active))
         self._log.info(action, generation=generation, previous=active.previous, reason=reason)
         return active
 
@@ -106,19 +106,8 @@ class Generations:
             _require_gate(view, loaded[0].gate)
         return view
 
-    def _replicas(self) -> list[Replica]:
-        return [replica for shard in self._cluster.shards for replica in shard.replicas]
-
     async def _release(self, replicas: Sequence[Replica], unwanted: Callable[[int], bool]) -> None:
-        releases = [
-            replica.release(generation, self._timeout_s)
-            for replica in replicas
-            for generation in tuple(replica.generations)
-            if unwanted(generation)
-        ]
-        for error in await asyncio.gather(*releases):
-            if error is not None:
-                self._log.warning("a generation was not released", error=str(error))
+        await release_all(replicas, unwanted, self._timeout_s)
 
 
 def _all_loaded(

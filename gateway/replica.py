@@ -13,7 +13,7 @@ from gateway.question import Question, request_of
 from protos.vitrine.v1 import index_pb2, index_pb2_grpc, types_pb2
 from rpc.client import open_channel, outgoing_metadata
 from rpc.deadlines import Deadline
-from rpc.errors import VitrineError, from_rpc_error
+from rpc.errors import Unavailable, VitrineError, from_rpc_error
 from rpc.standing_call import StandingCall
 from rpc.telemetry import get_logger
 
@@ -30,6 +30,7 @@ class _Attempts:
     """Loads of one generation that a gateway asked for by itself, further and further apart."""
 
     generation: int
+    error: str = ""
     pause_s: float = LOAD_PAUSE_S
     pause: Deadline = field(default_factory=lambda: Deadline.after(0.0))
 
@@ -42,12 +43,20 @@ class _Attempts:
 class Replica:
     """A replica of one shard. Its description is refreshed by `probe`."""
 
-    def __init__(self, address: str, message_bytes_max: int) -> None:
+    def __init__(self, address: str, shard: int, message_bytes_max: int) -> None:
+        """Make a replica that has not been reached yet.
+
+        Args:
+            address: where it listens.
+            shard: which shard it is expected to be.
+            message_bytes_max: largest message sent or received.
+        """
         self.address = address
+        self.shard = shard
         self.reachable = False
         self.suspended = False
+        self.misplaced = False
         self.detail = "not reached yet"
-        self.shard: int | None = None
         self.resident_bytes = 0
         self.generations: dict[int, index_pb2.LoadedGeneration] = {}
         self._channel = open_channel(address, message_bytes_max)
@@ -57,7 +66,8 @@ class Replica:
             "/vitrine.v1.IndexService/Search",
             index_pb2.IndexServiceSearchResponse.FromString,
         )
-        self._attempts = _Attempts(0)
+        self._attempts: dict[int, _Attempts] = {}
+        self._asked = 0
         self._loading: asyncio.Task[None] | None = None
         self._log = get_logger()
 
@@ -72,30 +82,62 @@ class Replica:
             self.suspended = exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             self.detail = f"{exc.code().name}: {exc.details()}"
             return
-        self.reachable, self.suspended, self.detail = True, False, ""
-        self.shard = answer.shard
+        self.reachable, self.suspended, self.misplaced, self.detail = True, False, False, ""
         self.resident_bytes = answer.resident_bytes
         self.generations = {entry.generation: entry for entry in answer.generations}
+        if answer.shard != self.shard:
+            self._distrust(answer.shard)
 
     def holds(self, generation: int) -> bool:
         """Tell whether it said that it can search a generation."""
         return self._is(READY, generation)
 
     def is_loading(self, generation: int) -> bool:
-        """Tell whether it said that a generation is on its way."""
-        return self._is(LOADING, generation)
+        """Tell whether a generation is on its way, as it said or as it was asked."""
+        is_asked = self._has_asked and self._asked == generation
+        return is_asked or self._is(LOADING, generation)
+
+    def why_not(self, generation: int) -> str:
+        """Return why it could not load a generation when it was last asked; empty if it could."""
+        return self._attempts[generation].error if generation in self._attempts else ""
+
+    @property
+    def _has_asked(self) -> bool:
+        return self._loading is not None and not self._loading.done()
 
     def _is(self, state: index_pb2.GenerationState, generation: int) -> bool:
         entry = self.generations.get(generation)
         return entry is not None and entry.state == state
 
+    def _distrust(self, shard: int) -> None:
+        """Take nothing from an address where another shard answers, until it is looked at again."""
+        self.reachable, self.misplaced, self.generations = False, True, {}
+        self.detail = f"is shard {shard}, not {self.shard}; see SHARDS"
+
+    def require_place(self) -> None:
+        """Refuse to take another shard for this one: its items would count twice.
+
+        Raises:
+            Unavailable: SHARD_DOWN.
+        """
+        if self.misplaced:
+            raise Unavailable("SHARD_DOWN", f"{self.address} {self.detail}")
+
     async def search(self, batch: Batch[Question]) -> index_pb2.IndexServiceSearchResponse:
-        """Search this shard for questions of one group, answered in order."""
-        return await self._search.ask(
+        """Search this shard for questions of one group, answered in order.
+
+        Raises:
+            Unavailable: another shard answered.
+        """
+        answer = await self._search.ask(
             request_of(batch.questions),
             batch.deadline.remaining_s(),
             ",".join(batch.request_ids),
         )
+        if answer.shard != self.shard:
+            self._distrust(answer.shard)
+            self.require_place()
+        return answer
 
     async def get_embeddings(
         self, generation: int, item_ids: Sequence[str], timeout_s: float
@@ -119,8 +161,9 @@ class Replica:
         """Make the replica load a generation; returns once it can be searched.
 
         Raises:
-            VitrineError: it refused, or could not be reached.
+            VitrineError: it refused, is another shard, or could not be reached.
         """
+        self.require_place()
         request = index_pb2.IndexServiceLoadGenerationRequest(generation=generation)
         try:
             answer: index_pb2.IndexServiceLoadGenerationResponse = await self._ask(
@@ -132,12 +175,15 @@ class Replica:
         return answer.loaded
 
     def start_loading(self, generation: int, timeout_s: float) -> None:
-        """Make the replica load a generation aside, unless it does, or did a moment ago."""
-        if self._attempts.generation != generation:
-            self._attempts = _Attempts(generation)
-        is_idle = self._loading is None or self._loading.done()
-        if is_idle and self._attempts.pause.passed:
-            self._loading = asyncio.create_task(self._load_aside(self._attempts, timeout_s))
+        """Make the replica load a generation aside, unless it loads one, or did a moment ago."""
+        if generation not in self._attempts:
+            # Two at a time are asked for at most: what is promoted, and what is served.
+            newest = list(self._attempts.items())[-1:]
+            self._attempts = {**dict(newest), generation: _Attempts(generation)}
+        attempts = self._attempts[generation]
+        if not self._has_asked and attempts.pause.passed:
+            self._asked = generation
+            self._loading = asyncio.create_task(self._load_aside(attempts, timeout_s))
 
     async def _load_aside(self, attempts: _Attempts, timeout_s: float) -> None:
         try:
@@ -150,8 +196,10 @@ class Replica:
                 error=str(exc),
                 again_in_s=attempts.pause_s,
             )
+            attempts.error = str(exc)
             attempts.rest(attempts.pause_s)
         else:
+            attempts.error = ""
             # Who lets go of it now has found it damaged (VERIFY=lazy), and would again and again.
             attempts.rest(LOAD_PAUSE_MAX_S)
 
@@ -197,6 +245,21 @@ def _closed(address: str) -> grpc.aio.AioRpcError:
     nothing = grpc.aio.Metadata()
     details = f"the connection to {address} was closed: its name has other addresses now"
     return grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details, None)
+
+
+async def release_all(
+    replicas: Sequence[Replica], unwanted: Callable[[int], bool], timeout_s: float
+) -> None:
+    """Make replicas let go of the generations that nobody wants, side by side."""
+    releases = [
+        replica.release(generation, timeout_s)
+        for replica in replicas
+        for generation in tuple(replica.generations)
+        if unwanted(generation)
+    ]
+    for error in await asyncio.gather(*releases):
+        if error is not None:
+            get_logger().warning("a generation was not released", error=str(error))
 
 
 async def probe_all(replicas: Sequence[Replica], timeout_s: float) -> None:

@@ -49,8 +49,8 @@ class GatewaySettings(ServiceSettings):
     )
     startup_grace_s: Seconds = Field(
         10.0,
-        description="How long a starting gateway waits for shards that cannot be reached before it "
-        "serves without them.",
+        description="How long a starting gateway waits for shards that cannot be reached, or "
+        "cannot load the promoted generation, before it serves without them.",
     )
 
     encode_calls_max: int = Field(2, ge=1, description="Encode calls in flight at once.")

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import grpc
@@ -16,7 +17,14 @@ from gateway.replica import Replica
 from gateway.settings import GatewaySettings
 from protos.vitrine.v1 import index_pb2, types_pb2
 from rpc.deadlines import Deadline
-from rpc.errors import Unavailable, VitrineError, from_rpc_error, is_gone
+from rpc.errors import (
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+    VitrineError,
+    from_rpc_error,
+    is_gone,
+)
 
 R = TypeVar("R")
 
@@ -37,9 +45,25 @@ class ShardAnswer(NamedTuple):
 class ShardClient:
     """Searches one shard: shares calls, retries on another replica, hedges slow calls."""
 
-    def __init__(self, shard: int, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        shard: int,
+        settings: GatewaySettings,
+        serves: Callable[[int], bool] = lambda _: False,
+        look_soon: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a client of a shard without replicas.
+
+        Args:
+            shard: its number.
+            settings: limits of calls.
+            serves: whether searches see a generation now, so that the shard has to hold it.
+            look_soon: asks for a look at the cluster, which brings back what is missing.
+        """
         self.shard = shard
         self.replicas: tuple[Replica, ...] = ()
+        self._serves = serves
+        self._look_soon = look_soon
         self._hedge = settings.hedge
         self._budget = HedgeBudget()
         self._latency = RollingP95()
@@ -124,26 +148,39 @@ class ShardClient:
             VitrineError: the answer of the last replica called, or Unavailable without any.
         """
         first, *others = self._in_order_of_choice(generation)
+        ask = partial(self._ask, generation, call)
         self._budget.earn()
         try:
             if hedged and others:
-                return await self._call_hedged(first, others[0], call)
-            return await call(first)
-        except grpc.aio.AioRpcError as exc:
-            if not is_gone(exc) or not others:
-                raise self._error_of(exc, first) from exc
-        try:
-            return await call(others[0])
-        except grpc.aio.AioRpcError as exc:
-            raise self._error_of(exc, others[0]) from exc
+                return await self._ask_hedged(first, others[0], ask)
+            return await ask(first)
+        except Unavailable:
+            if not others:
+                raise
+        return await ask(others[0])
 
-    def _error_of(self, error: grpc.aio.AioRpcError, replica: Replica) -> VitrineError:
-        """Return our error; a broken connection is told as what it means, not as gRPC tells it."""
-        ours = from_rpc_error(error)
-        if isinstance(ours, Unavailable) and ours.reason == error.code().name:
-            down = f"shard {self.shard} at {replica.address} cannot be reached"
-            return Unavailable("SHARD_DOWN", down)
-        return ours
+    async def _ask(
+        self, generation: int, call: Callable[[Replica], Awaitable[R]], replica: Replica
+    ) -> R:
+        """Call a replica; an answer that means that it is gone is told as just that.
+
+        Raises:
+            Unavailable: it is gone, or lacks what is served; another one may be asked.
+            VitrineError: what else it answered.
+        """
+        replica.require_place()
+        try:
+            return await call(replica)
+        except grpc.aio.AioRpcError as exc:
+            error = from_rpc_error(exc)
+            where = f"shard {self.shard} at {replica.address}"
+            if is_gone(exc) and error.reason == exc.code().name:
+                error = Unavailable("SHARD_DOWN", f"{where} cannot be reached")
+            elif _lacks_generation(error) and self._serves(generation):
+                if replica.holds(generation):  # Only what the last look did not see is news.
+                    self._look_soon()
+                error = Unavailable("SHARD_LOADING", f"{where} lacks generation {generation} now")
+            raise error from exc
 
     def _in_order_of_choice(self, generation: int) -> Sequence[Replica]:
         """Return the replicas worth calling, in turn: those that hold the generation, if any do.
@@ -162,19 +199,26 @@ class ShardClient:
             holders or in_turn, key=lambda replica: (replica.suspended, not replica.reachable)
         )
 
-    async def _call_hedged(
-        self, first: Replica, second: Replica, call: Callable[[Replica], Awaitable[R]]
+    async def _ask_hedged(
+        self, first: Replica, second: Replica, ask: Callable[[Replica], Awaitable[R]]
     ) -> R:
-        """Call the first replica, and the second too when the first is slower than usual."""
-        calls: set[asyncio.Future[R]] = {asyncio.ensure_future(call(first))}
+        """Ask the first replica, and the second too when the first is slower than usual."""
+        calls: set[asyncio.Future[R]] = {asyncio.ensure_future(ask(first))}
         try:
             done, _ = await asyncio.wait(calls, timeout=self._latency.p95_s)
             if not done and self._budget.spend():
-                calls.add(asyncio.ensure_future(call(second)))
+                calls.add(asyncio.ensure_future(ask(second)))
             return await _first_success(calls)
         finally:
             for unneeded in calls:
                 unneeded.cancel()
+
+
+def _lacks_generation(error: VitrineError) -> bool:
+    """Tell whether a shard does not hold what it was asked about."""
+    if isinstance(error, NotFound):
+        return error.kind == "generation"
+    return isinstance(error, FailedPrecondition) and error.reason == "GENERATION_RETIRED"
 
 
 async def _first_success(calls: "set[asyncio.Future[R]]") -> R:

@@ -23,7 +23,7 @@ from protos.vitrine.v1 import (
 )
 from rpc.active import Active, write_active
 from rpc.buckets import bucket_of, shard_of
-from rpc.errors import FailedPrecondition, NotFound, Unavailable
+from rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from rpc.interceptors import CallInterceptor
 from rpc.telemetry import RpcMetrics
 from rpc.vectors import pack, unpack
@@ -92,11 +92,7 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if request.generation in self.loading:
-            raise Unavailable("LOADING", "on its way")
-        if request.generation not in self.loaded:
-            raise FailedPrecondition("GENERATION_RETIRED", "gone")
-        items = self.generations[request.generation]
+        items = self._held(request.generation)
         response = index_pb2.IndexServiceSearchResponse(
             generation=request.generation, shard=self.shard, items=len(items), applied_seq=9
         )
@@ -109,14 +105,24 @@ class FakeShard(index_pb2_grpc.IndexServiceServicer):
             entry.dense.scores.extend(score for _, score in hits)
         return response
 
+    def _held(self, generation):
+        """Return the items of a generation, or say why not in the words of the real service."""
+        if generation in self.loading:
+            raise Unavailable("LOADING", "on its way")
+        if generation not in self.generations:
+            raise NotFound("generation", [generation])
+        if generation not in self.loaded:
+            raise FailedPrecondition("GENERATION_RETIRED", "gone")
+        return self.generations[generation]
+
     async def GetEmbeddings(self, request, context):
-        items = self.generations[request.generation]
+        items = self._held(request.generation)
         found = [item_id for item_id in request.item_ids if item_id in items]
         rows = b"".join(pack(items[item_id]) for item_id in found)
         return index_pb2.GetEmbeddingsResponse(item_ids=found, embeddings=rows, dim=DIM)
 
     async def Count(self, request, context):
-        items = len(self.generations[request.generation])
+        items = len(self._held(request.generation))
         return index_pb2.CountResponse(items_matched=items, items=items)
 
     async def DescribeShard(self, request, context):
@@ -165,14 +171,23 @@ class FakeEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
     encoder_id: str = ENCODER_ID
     delay_s: float = 0.0
+    batch_texts_max: int = 256
+    text_bytes_max: int = 100_000
     calls: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
 
     async def DescribeEncoder(self, request, context):
-        return encoder_pb2.DescribeEncoderResponse(encoder_id=self.encoder_id, dim=DIM, name="fake")
+        return encoder_pb2.DescribeEncoderResponse(
+            encoder_id=self.encoder_id, dim=DIM, name="fake", batch_texts_max=self.batch_texts_max
+        )
 
     async def Encode(self, request, context):
         self.calls.append(list(request.texts))
+        if len(request.texts) > self.batch_texts_max:
+            raise InvalidArgument("texts", f"{len(request.texts)} texts", "fewer")
+        for place, text in enumerate(request.texts):
+            if len(text.encode()) > self.text_bytes_max:
+                raise InvalidArgument(f"texts[{place}]", "too long", "shorter texts")
         try:
             await asyncio.sleep(self.delay_s)
         except asyncio.CancelledError:

@@ -6,10 +6,13 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.admin_service import AdminService
+from gateway.catalog_service import CatalogService
 from gateway.fanout import ShardState
-from gateway.query import SearchPlan, TextQuery
+from gateway.query import LikeItems, SearchPlan, TextQuery
 from gateway.replica import Replica
-from rpc.active import read_active
+from protos.vitrine.v1 import admin_pb2, types_pb2
+from rpc.active import read_active, write_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable
 from tests.gateway.fakes import FakeShard, catalogue, running, serve
@@ -79,15 +82,15 @@ async def test_the_watch_survives_whatever_a_store_raises(tmp_path, monkeypatch,
                 raise failure
             return read_active(url)
 
-        monkeypatch.setattr("gateway.cluster.read_active", read)
+        monkeypatch.setattr("gateway.pointer.read_active", read)
         with capture_logs() as logs:
             watching = asyncio.create_task(it.cluster.watch())
             await asyncio.wait_for(it.cluster.became_ready.wait(), 5)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    told = [entry for entry in logs if entry["event"] == "look at the cluster failed"]
-    assert [(entry["error"], entry["kind"]) for entry in told] == 2 * [
+    told = [entry for entry in logs if entry["event"] == "the pointer cannot be read"]
+    assert [(entry["error"], entry["kind"]) for entry in told] == [
         (str(error), type(error).__name__)
     ]
 
@@ -97,7 +100,7 @@ async def silent():
     """A replica that takes long to say anything, and the shard behind it."""
     shard = FakeShard(0, 1, {1: catalogue()}, describe_delay_s=30.0, load_delay_s=30.0)
     server, address = await serve(grpc_of_shards.add_IndexServiceServicer_to_server, shard)
-    replica = Replica(address, 1 << 20)
+    replica = Replica(address, 0, 1 << 20)
     yield replica, shard
     await replica.close()
     await server.stop(grace=0)
@@ -135,6 +138,19 @@ async def test_who_withdraws_a_probe_is_still_told_so(silent):
         await probing
 
 
+async def test_a_look_asked_for_during_another_one_comes_next(tmp_path):
+    async with running(tmp_path, refresh_s=60, probe_timeout_s=30) as it:
+        [shard, _] = it.shards
+        before = shard.num_describes
+        shard.describe_delay_s = 0.1
+        watching = asyncio.create_task(it.cluster.watch())
+        await until(lambda: shard.num_describes == before + 1)
+        it.cluster.look_soon()
+        await until(lambda: shard.num_describes == before + 2)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 # Looks and promotions
 
 
@@ -149,7 +165,7 @@ def slow_pointer(monkeypatch):
         assert let_go.wait(5)
         return active
 
-    monkeypatch.setattr("gateway.cluster.read_active", read)
+    monkeypatch.setattr("gateway.pointer.read_active", read)
     yield is_read, let_go
     let_go.set()
 
@@ -271,8 +287,8 @@ async def test_a_shard_that_cannot_load_is_left_alone_for_a_while(tmp_path):
             await replica._loading
             await it.cluster.look()
             assert len(it.shards[1].loads) == number
-            pauses.append(replica._attempts.pause.remaining_s())
-            replica._attempts.pause = Deadline.after(0)
+            pauses.append(replica._attempts[1].pause.remaining_s())
+            replica._attempts[1].pause = Deadline.after(0)
 
     assert [round(pause) for pause in pauses] == [1, 2, 4]
 
@@ -286,17 +302,82 @@ async def test_a_shard_that_lets_go_of_what_it_just_loaded_is_left_alone_for_a_w
             await replica._loading
 
     assert it.shards[1].loads == [1]
-    assert replica._attempts.pause.remaining_s() > 50
+    assert replica._attempts[1].pause.remaining_s() > 50
 
 
-async def test_a_generation_that_every_shard_let_go_of_is_retired(tmp_path):
+async def test_the_promoted_generation_is_not_retired_where_every_shard_let_go_of_it(tmp_path):
     async with running(tmp_path) as it:
         for shard in it.shards:
             shard.loaded.clear()
 
-        with pytest.raises(FailedPrecondition) as caught:
+        with pytest.raises(Unavailable, match="lacks generation 1") as caught:
             await search(it)
-        assert caught.value.reason == "GENERATION_RETIRED"
+        assert caught.value.reason == "SHARD_LOADING"
+
+
+def forget(shard):
+    """Make a shard let go of everything."""
+    shard.loaded.clear()
+
+
+def never_hold(shard):
+    """Make a shard that never had anything."""
+    shard.loaded.clear()
+    shard.generations.clear()
+
+
+def more_like(it, *shards):
+    """Search for more like an item of each of these shards."""
+    liked = [next(iter(it.shards[shard].generations[1])) for shard in shards]
+    plan = SearchPlan(LikeItems(tuple(liked), ()), top_k=5)
+    return it.searcher.search(plan, Deadline.after(5))
+
+
+def count(it):
+    service = CatalogService(it.items, it.catalog, it.cluster, it.settings)
+    priced = types_pb2.Filter(exists=types_pb2.ExistsFilter(attribute="price"))
+    return service._count(1, priced, Deadline.after(5))
+
+
+@pytest.mark.parametrize("lack", [forget, never_hold])
+async def test_counts_and_more_like_these_are_unavailable_where_a_shard_lacks_what_is_served(
+    tmp_path, lack
+):
+    async with running(tmp_path) as it:
+        asked = more_like(it, 1)
+        lack(it.shards[1])
+        for call in (asked, count(it)):
+            with pytest.raises(Unavailable, match="lacks generation 1 now") as caught:
+                await call
+            assert caught.value.reason == "SHARD_LOADING"
+        assert it.cluster._look_now.is_set(), "the shard is looked at, and loads it again"
+
+
+async def test_another_replica_answers_for_one_that_lacks_what_is_served(tmp_path):
+    async with running(tmp_path, replicas=2) as it:
+        forget(it.shards[2])
+        for _ in range(2):
+            assert len((await more_like(it, 0, 2)).hits) == 5
+            assert sum(answer for answer in await count(it)) == 40
+            assert (await search(it)).coverage.whole
+
+
+async def test_what_is_served_comes_back_while_the_promoted_generation_does_not_fit(tmp_path):
+    async with running(tmp_path) as it:
+        add_generation(it, 2)
+        for shard in it.shards:
+            shard.num_shards_of[2] = 4  # as where another set of services shares the folder
+        write_active(str(tmp_path), read_active(str(tmp_path)).promoted(2, "promote", ""))
+        (replica,) = it.cluster.shards[1].replicas
+        it.shards[1].loaded = set()  # it starts again, and loads what is promoted
+        for _ in range(3):
+            await it.cluster.look()
+            await replica._loading
+        answer = await search(it)
+
+    assert it.cluster.blocked_on.reason == "SHARD_COUNT_MISMATCH"
+    assert (answer.view.generation, answer.coverage.fraction) == (1, 1.0)
+    assert it.shards[1].loads == [2, 1]
 
 
 async def test_an_encoder_that_one_shard_refuses_is_refused(tmp_path):
@@ -320,6 +401,53 @@ async def test_a_search_that_promotions_overtake_answers_whole_from_the_next_gen
         answer = await searching
 
     assert (answer.view.generation, answer.coverage.fraction) == (3, 1.0)
+
+
+# Shards in the wrong place
+
+
+async def test_a_shard_named_twice_is_not_taken_for_two(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].shard = 0  # as where SHARDS has the address of shard 0 twice
+        unnoticed = await search(it)
+        await it.cluster.look()
+        noticed = await search(it)
+        (replica,) = it.cluster.shards[1].replicas
+        with pytest.raises(Unavailable, match="is shard 0, not 1; see SHARDS"):
+            await it.cluster.shards[1].count(1, types_pb2.Filter(), 5.0)
+        with pytest.raises(Unavailable, match="see SHARDS"):
+            await it.generations.load(1)
+        it.shards[1].shard = 1
+        await it.cluster.look()
+        mended = await search(it)
+
+    assert (replica.reachable, replica.detail) == (True, "")
+    for answer in (unnoticed, noticed):
+        assert states(answer) == [ShardState.OK, ShardState.UNAVAILABLE]
+        assert answer.coverage.outcomes[1].detail.endswith("is shard 0, not 1; see SHARDS")
+    assert states(mended) == [ShardState.OK, ShardState.OK]
+
+
+async def test_describe_cluster_tells_of_a_shard_in_the_wrong_place(tmp_path):
+    async with running(tmp_path) as it:
+        it.shards[1].shard = 0
+        admin = AdminService(it.cluster, it.generations, it.catalog, it.items)
+        told = await admin.DescribeCluster(admin_pb2.DescribeClusterRequest(), None)
+
+    assert [(shard.reachable, shard.detail) for shard in told.shards] == [
+        (True, ""),
+        (False, "is shard 0, not 1; see SHARDS"),
+    ]
+
+
+async def test_another_replica_answers_for_one_that_is_another_shard(tmp_path):
+    async with running(tmp_path, replicas=2) as it:
+        it.shards[2].shard, it.shards[2].generations = 0, it.shards[0].generations
+        all_items = SearchPlan(TextQuery("red dress"), top_k=40)
+        answers = [await it.searcher.search(all_items, Deadline.after(5)) for _ in range(4)]
+
+    assert all(answer.coverage.whole for answer in answers)
+    assert [len(answer.hits) for answer in answers] == [40] * 4
 
 
 # Generations of another number of shards

@@ -203,3 +203,19 @@ async def test_an_encoding_that_fails_while_the_alarm_rings_is_no_error_of_the_l
     await asyncio.sleep(0)
     gc.collect()
     assert complaints == []
+
+
+async def test_who_still_waits_for_a_failed_encoding_does_not_hold_the_next_one():
+    cache, encodings = EmbeddingCache(100_000), Encodings()
+    first = asyncio.ensure_future(cache.get(KEY, encodings, 60.0))
+    await asyncio.sleep(0)
+    encodings.futures[0].set_exception(ValueError("down"))
+    # In the same turn, before the first caller hears of it, another one comes and goes.
+    second = cache.get(KEY, encodings, 60.0)
+    second.send(None)
+    with pytest.raises(asyncio.CancelledError):
+        second.throw(asyncio.CancelledError())
+
+    assert encodings.futures[1].cancelled()
+    with pytest.raises(ValueError, match="down"):
+        await first

@@ -7,7 +7,7 @@ import pytest
 from gateway.admin_service import AdminService
 from gateway.query import SearchPlan, TextQuery
 from protos.vitrine.v1 import admin_pb2
-from rpc.active import read_active
+from rpc.active import read_active, write_active
 from rpc.deadlines import Deadline
 from rpc.errors import FailedPrecondition, NotFound, Unavailable
 from tests.gateway.fakes import catalogue, running
@@ -161,6 +161,24 @@ async def test_a_second_gateway_follows_the_pointer(tmp_path):
         await it.cluster.look()
 
         assert it.cluster.view().generation == 2
+
+
+async def test_promotions_of_others_leave_two_generations_loaded_and_those_to_compare(tmp_path):
+    async with running(tmp_path) as it:
+        for number in (2, 3, 4):
+            add_generation(it, number, NEW)
+        await it.generations.load(4)
+        active = read_active(str(tmp_path))
+        for number in (2, 3):
+            for shard in it.shards:
+                shard.loaded.add(number)
+            active = active.promoted(number, "promote", "")
+            write_active(str(tmp_path), active)
+            await it.cluster.look()
+            await it.cluster._releasing
+
+        assert it.cluster.view().generation == 3
+        assert [shard.loaded for shard in it.shards] == [{2, 3, 4}] * 2
 
 
 async def test_a_forced_promotion_is_told_by_describe_cluster(tmp_path):

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protos.vitrine.v1 import index_pb2 as protos_dot_vitrine_dot_v1_dot_index__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/vitrine/v1/admin.proto\x12\nvitrine.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dprotos/vitrine/v1/index.proto\"\x18\n\x16\x44\x65scribeClusterRequest\"\xdc\x01\n\x17\x44\x65scribeClusterResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12*\n\x07\x65ncoder\x18\x03 \x01(\x0b\x32\x19.vitrine.v1.EncoderStatus\x12\'\n\x06shards\x18\x04 \x03(\x0b\x32\x17.vitrine.v1.ShardStatus\x12*\n\x07\x63\x61talog\x18\x05 \x01(\x0b\x32\x19.vitrine.v1.CatalogStatus\x12\x0f\n\x07version\x18\x06 \x01(\t\"d\n\rEncoderStatus\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x9a\x01\n\x0bShardStatus\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x31\n\x0bgenerations\x18\x04 \x03(\x0b\x32\x1c.vitrine.v1.LoadedGeneration\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"\\\n\rCatalogStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"7\n!AdminServiceLoadGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"R\n\"AdminServiceLoadGenerationResponse\x12,\n\x06loaded\x18\x01 \x03(\x0b\x32\x1c.vitrine.v1.LoadedGeneration\"D\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x14\n\x0c\x66orce_reason\x18\x02 \x01(\t\"}\n\x19PromoteGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12/\n\x0bpromoted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x19RollbackGenerationRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"~\n\x1aRollbackGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12/\n\x0bpromoted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa2\x03\n\x0c\x41\x64minService\x12Z\n\x0f\x44\x65scribeCluster\x12\".vitrine.v1.DescribeClusterRequest\x1a#.vitrine.v1.DescribeClusterResponse\x12o\n\x0eLoadGeneration\x12-.vitrine.v1.AdminServiceLoadGenerationRequest\x1a..vitrine.v1.AdminServiceLoadGenerationResponse\x12`\n\x11PromoteGeneration\x12$.vitrine.v1.PromoteGenerationRequest\x1a%.vitrine.v1.PromoteGenerationResponse\x12\x63\n\x12RollbackGeneration\x12%.vitrine.v1.RollbackGenerationRequest\x1a&.vitrine.v1.RollbackGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/vitrine/v1/admin.proto\x12\nvitrine.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dprotos/vitrine/v1/index.proto\"\x18\n\x16\x44\x65scribeClusterRequest\"\xf0\x01\n\x17\x44\x65scribeClusterResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12*\n\x07\x65ncoder\x18\x03 \x01(\x0b\x32\x19.vitrine.v1.EncoderStatus\x12\'\n\x06shards\x18\x04 \x03(\x0b\x32\x17.vitrine.v1.ShardStatus\x12*\n\x07\x63\x61talog\x18\x05 \x01(\x0b\x32\x19.vitrine.v1.CatalogStatus\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x12\n\nblocked_on\x18\x07 \x01(\t\"d\n\rEncoderStatus\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x12\n\nencoder_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x9a\x01\n\x0bShardStatus\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x31\n\x0bgenerations\x18\x04 \x03(\x0b\x32\x1c.vitrine.v1.LoadedGeneration\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"\\\n\rCatalogStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\r\n\x05items\x18\x03 \x01(\x04\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"7\n!AdminServiceLoadGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"R\n\"AdminServiceLoadGenerationResponse\x12,\n\x06loaded\x18\x01 \x03(\x0b\x32\x1c.vitrine.v1.LoadedGeneration\"D\n\x18PromoteGenerationRequest\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x14\n\x0c\x66orce_reason\x18\x02 \x01(\t\"}\n\x19PromoteGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12/\n\x0bpromoted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x19RollbackGenerationRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"~\n\x1aRollbackGenerationResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x1b\n\x13previous_generation\x18\x02 \x01(\x04\x12/\n\x0bpromoted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa2\x03\n\x0c\x41\x64minService\x12Z\n\x0f\x44\x65scribeCluster\x12\".vitrine.v1.DescribeClusterRequest\x1a#.vitrine.v1.DescribeClusterResponse\x12o\n\x0eLoadGeneration\x12-.vitrine.v1.AdminServiceLoadGenerationRequest\x1a..vitrine.v1.AdminServiceLoadGenerationResponse\x12`\n\x11PromoteGeneration\x12$.vitrine.v1.PromoteGenerationRequest\x1a%.vitrine.v1.PromoteGenerationResponse\x12\x63\n\x12RollbackGeneration\x12%.vitrine.v1.RollbackGenerationRequest\x1a&.vitrine.v1.RollbackGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,25 +36,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBECLUSTERREQUEST']._serialized_start=109
   _globals['_DESCRIBECLUSTERREQUEST']._serialized_end=133
   _globals['_DESCRIBECLUSTERRESPONSE']._serialized_start=136
-  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_end=356
-  _globals['_ENCODERSTATUS']._serialized_start=358
-  _globals['_ENCODERSTATUS']._serialized_end=458
-  _globals['_SHARDSTATUS']._serialized_start=461
-  _globals['_SHARDSTATUS']._serialized_end=615
-  _globals['_CATALOGSTATUS']._serialized_start=617
-  _globals['_CATALOGSTATUS']._serialized_end=709
-  _globals['_ADMINSERVICELOADGENERATIONREQUEST']._serialized_start=711
-  _globals['_ADMINSERVICELOADGENERATIONREQUEST']._serialized_end=766
-  _globals['_ADMINSERVICELOADGENERATIONRESPONSE']._serialized_start=768
-  _globals['_ADMINSERVICELOADGENERATIONRESPONSE']._serialized_end=850
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=852
-  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=920
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=922
-  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1047
-  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_start=1049
-  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_end=1092
-  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_start=1094
-  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_end=1220
-  _globals['_ADMINSERVICE']._serialized_start=1223
-  _globals['_ADMINSERVICE']._serialized_end=1641
+  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_end=376
+  _globals['_ENCODERSTATUS']._serialized_start=378
+  _globals['_ENCODERSTATUS']._serialized_end=478
+  _globals['_SHARDSTATUS']._serialized_start=481
+  _globals['_SHARDSTATUS']._serialized_end=635
+  _globals['_CATALOGSTATUS']._serialized_start=637
+  _globals['_CATALOGSTATUS']._serialized_end=729
+  _globals['_ADMINSERVICELOADGENERATIONREQUEST']._serialized_start=731
+  _globals['_ADMINSERVICELOADGENERATIONREQUEST']._serialized_end=786
+  _globals['_ADMINSERVICELOADGENERATIONRESPONSE']._serialized_start=788
+  _globals['_ADMINSERVICELOADGENERATIONRESPONSE']._serialized_end=870
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_start=872
+  _globals['_PROMOTEGENERATIONREQUEST']._serialized_end=940
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_start=942
+  _globals['_PROMOTEGENERATIONRESPONSE']._serialized_end=1067
+  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_start=1069
+  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_end=1112
+  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_start=1114
+  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_end=1240
+  _globals['_ADMINSERVICE']._serialized_start=1243
+  _globals['_ADMINSERVICE']._serialized_end=1661
 # @@protoc_insertion_point(module_scope)

@@ -15,20 +15,22 @@ class DescribeClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeClusterResponse(_message.Message):
-    __slots__ = ("generation", "previous_generation", "encoder", "shards", "catalog", "version")
+    __slots__ = ("generation", "previous_generation", "encoder", "shards", "catalog", "version", "blocked_on")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_GENERATION_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     CATALOG_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_ON_FIELD_NUMBER: _ClassVar[int]
     generation: int
     previous_generation: int
     encoder: EncoderStatus
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
     catalog: CatalogStatus
     version: str
-    def __init__(self, generation: _Optional[int] = ..., previous_generation: _Optional[int] = ..., encoder: _Optional[_Union[EncoderStatus, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., catalog: _Optional[_Union[CatalogStatus, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+    blocked_on: str
+    def __init__(self, generation: _Optional[int] = ..., previous_generation: _Optional[int] = ..., encoder: _Optional[_Union[EncoderStatus, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., catalog: _Optional[_Union[CatalogStatus, _Mapping]] = ..., version: _Optional[str] = ..., blocked_on: _Optional[str] = ...) -> None: ...
 
 class EncoderStatus(_message.Message):
     __slots__ = ("target", "reachable", "encoder_id", "name", "detail")
