@@ -1,7 +1,8 @@
 """The pairs to train on, by columns: queries, their items, and hard negatives."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,12 @@ class Examples:
         for draw in range(_DRAWS_MAX):
             if row >= 0 and self.item_groups[row] not in asked_for:
                 return row
-            row = int(xxhash.xxh3_64_intdigest(f"{key} {draw}".encode())) % len(self.items)
+            drawn: int = xxhash.xxh3_64_intdigest(f"{key} {draw}".encode())
+            row = drawn % len(self.items)
         # Nearly every product is asked for: whichever is not, from the last draw on.
-        rows = (*range(row, len(self.items)), *range(row))
-        return next(row for row in rows if self.item_groups[row] not in asked_for)
+        others: Iterable[int] = chain(range(row, len(self.items)), range(row))
+        found: int = next(each for each in others if self.item_groups[each] not in asked_for)
+        return found
 
 
 def read_examples(folder: Path, pairs_max: int | None, except_category: str | None) -> Examples:
