@@ -18,7 +18,9 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0, or :: with IPv6, in a container."
+    )
     port: Port = Field(0, description="gRPC port; 0 takes a free one.")
     http_port: Port = Field(0, description="Port of metrics and health page; 0 takes a free one.")
     announce_file: Path | None = Field(
