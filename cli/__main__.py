@@ -110,16 +110,20 @@ def build(
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove items that are in none of the files.")
     ] = False,
-    m: Annotated[int | None, typer.Option("--m", help="HNSW links a node.")] = None,
+    m: Annotated[int | None, typer.Option("--m", min=4, max=256, help="HNSW links a node.")] = None,
     ef_construction: Annotated[
-        int | None, typer.Option(help="HNSW candidates kept while building.")
+        int | None, typer.Option(min=8, max=4096, help="HNSW candidates kept while building.")
     ] = None,
     code_dim: Annotated[
         int | None,
-        typer.Option(help="Dimensions of the graph's codes; default: as few as keep recall."),
+        typer.Option(
+            min=1,
+            max=65536,
+            help="Dimensions of the graph's codes; default: as few as keep recall.",
+        ),
     ] = None,
     required_recall: Annotated[
-        float | None, typer.Option(help="Least ann_recall@10 to promote with.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Least ann_recall@10 to promote with.")
     ] = None,
     queries: Annotated[
         Path | None,

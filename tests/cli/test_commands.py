@@ -25,7 +25,9 @@ from tests.index_service.catalogue import build as build_index
 ENCODER_ID = "ab" * 12
 
 
-def write_bundle(folder: Path, encoder_id: str = ENCODER_ID, references: bytes = b"some") -> Path:
+def write_bundle(
+    folder: Path, encoder_id: str = ENCODER_ID, references: bytes = b"some", **described: object
+) -> Path:
     """Write a bundle as far as the command reads it."""
     files = {"model.onnx": b"weights", "reference.json": references}
     recorded = {
@@ -35,7 +37,7 @@ def write_bundle(folder: Path, encoder_id: str = ENCODER_ID, references: bytes =
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    described = {"encoder_id": encoder_id, "files": recorded}
+    described |= {"encoder_id": encoder_id, "files": recorded}
     (folder / "encoder.json").write_bytes(orjson.dumps(described))
     return folder
 
@@ -192,6 +194,26 @@ def test_a_build_names_what_is_missing(vitrine, home, tmp_path, options, words):
     ran = vitrine("build", *options, "--bundle", tmp_path / "none", "--home", home.path)
     assert ran.status == 1
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--m", "3"], "Invalid value for '--m'"),
+        (["--ef-construction", "4097"], "Invalid value for '--ef-construction'"),
+        (["--code-dim", "0"], "Invalid value for '--code-dim'"),
+        (["--required-recall", "1.5"], "Invalid value for '--required-recall'"),
+        (["--tune", "--m", "16"], "--tune finds --m and --code-dim itself"),
+        (["--tune", "--code-dim", "16"], "--tune finds --m and --code-dim itself"),
+        (["--code-dim", "385"], "--code-dim is 385; the encoder makes vectors of 384 dimensions"),
+    ],
+)
+def test_index_options_are_refused_before_anything_starts(vitrine, home, tmp_path, options, words):
+    bundle = write_bundle(tmp_path / "bundle", dim=384)
+    ran = vitrine("build", "--bundle", bundle, *options, "--home", home.path)
+    assert ran.status != 0
+    assert words in ran.err
+    assert not home.bundles.exists(), "not even the bundle is copied"
 
 
 def test_a_bundle_is_copied_whole_and_once(home, bundle):
