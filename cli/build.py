@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from cli.arguments import utf8
 from cli.generation import promote
 from cli.home import Home, only_one
 from cli.signals import stop_signals_interrupt
@@ -163,6 +164,7 @@ def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
         raise CommandError(
             f"there is no file {options.queries}; --queries names a text file, one query a line"
         )
+    utf8("--force-reason", options.force_reason)
     _require_index_options(options, _read_description(options.bundle))
     encoder_id = copy_bundle(home, options.bundle)
     work = home.builds / _key(catalog, encoder_id)

@@ -381,3 +381,37 @@ def test_resharding_without_a_promoted_generation_asks_for_one(vitrine, tmp_path
     ran = vitrine("reshard", "--shards", "3", "--home", str(tmp_path))
     assert ran.status == 1
     assert "no generation is promoted" in ran.err
+
+
+@pytest.mark.parametrize("command", [["generation", "list"], ["reshard", "--shards", "3"]])
+def test_a_home_that_is_not_there_is_told_and_not_made(vitrine, home, command):
+    ran = vitrine(*command, "--home", home.path)
+    assert ran.status == 1
+    assert f"there is no home {home.path}" in ran.err
+    assert not home.path.exists()
+
+
+def test_a_home_without_generations_says_what_makes_one(vitrine, home):
+    home.path.mkdir()
+    ran = vitrine("generation", "list", "--home", home.path)
+    assert (ran.status, ran.err) == (0, "")
+    assert "no generation is built in" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(["promote", "1"], "--force-reason"), (["rollback"], "--reason")],
+)
+def test_a_reason_that_is_no_text_changes_nothing(vitrine, home, command, option):
+    write_generation(home, 1)
+    ran = vitrine("generation", *command, option, "\udcff", "--home", home.path)
+    assert ran.status == 1
+    assert ran.err == f"error: {option} is not valid UTF-8\n"
+    assert not (home.generations / "active.json").exists()
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_doctor_looks_at_ports_that_there_are(vitrine, port):
+    ran = vitrine("doctor", "--port", port)
+    assert ran.status != 0
+    assert "Invalid value for '--port'" in ran.err
