@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import bundle, generation
-from cli.arguments import spread
+from cli.arguments import number, spread
 from cli.build import BuildOptions
 from cli.build import build as build_generation
 from cli.bundle import JsonOption, show
@@ -110,16 +110,23 @@ def build(
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove items that are in none of the files.")
     ] = False,
-    m: Annotated[int | None, typer.Option("--m", help="HNSW links a node.")] = None,
+    m: Annotated[int | None, typer.Option("--m", min=4, max=256, help="HNSW links a node.")] = None,
     ef_construction: Annotated[
-        int | None, typer.Option(help="HNSW candidates kept while building.")
+        int | None, typer.Option(min=8, max=4096, help="HNSW candidates kept while building.")
     ] = None,
     code_dim: Annotated[
         int | None,
-        typer.Option(help="Dimensions of the graph's codes; default: as few as keep recall."),
+        typer.Option(
+            min=1,
+            max=65536,
+            help="Dimensions of the graph's codes; default: as few as keep recall.",
+        ),
     ] = None,
     required_recall: Annotated[
-        float | None, typer.Option(help="Least ann_recall@10 to promote with.")
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, callback=number, help="Least ann_recall@10 to promote with."
+        ),
     ] = None,
     queries: Annotated[
         Path | None,
@@ -229,7 +236,10 @@ def up(
     ] = None,
     catalog: CatalogOption = "",
     ready_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds to wait until a search is answered.")
+        float,
+        typer.Option(
+            min=1, max=86_400, callback=number, help="Seconds to wait until a search is answered."
+        ),
     ] = READY_TIMEOUT_S,
 ) -> None:
     """Start encoder, one index service a shard, and gateway; stay until Ctrl-C."""
@@ -308,7 +318,9 @@ def search(
         list[str] | None,
         typer.Option(metavar="FIELD...", help="title, texts, attributes.NAME, metadata, none."),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = DEFAULT_TIMEOUT_S,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86_400, callback=number, help="Seconds to wait.")
+    ] = DEFAULT_TIMEOUT_S,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show how each shard found its hits.")
     ] = False,
@@ -381,7 +393,7 @@ def eval_(
 @app.command(epilog="Example: vitrine doctor --json")
 def doctor(
     home: HomeOption = DEFAULT_HOME,
-    port: Annotated[int, typer.Option(help="Port to look at.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to look at.")] = DEFAULT_PORT,
     as_json: JsonOption = False,
 ) -> None:
     """Look at versions, processor, memory, limits and ports, and say what they mean."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from cli.arguments import utf8
 from cli.generation import promote
 from cli.home import Home, only_one
 from cli.signals import stop_signals_interrupt
@@ -101,9 +102,11 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What encoder.json says of a bundle: its id, and bytes and SHA-256 of each file."""
+    """What encoder.json says of a bundle: its id, its dim, bytes and SHA-256 of each file."""
 
     encoder_id: str
+    dim: int
+    """Zero where it is not said: what reads the bundle itself refuses such a one."""
     files: Mapping[str, tuple[int, str]]
 
 
@@ -161,6 +164,8 @@ def _build(home: Home, options: BuildOptions, lock: int) -> BuildReport:
         raise CommandError(
             f"there is no file {options.queries}; --queries names a text file, one query a line"
         )
+    utf8("--force-reason", options.force_reason)
+    _require_index_options(options, _read_description(options.bundle))
     encoder_id = copy_bundle(home, options.bundle)
     work = home.builds / _key(catalog, encoder_id)
     work.mkdir(parents=True, exist_ok=True)
@@ -238,12 +243,24 @@ def _require_files(files: Sequence[Path]) -> None:
             )
 
 
+def _require_index_options(options: BuildOptions, bundle: _Description) -> None:
+    """Refuse what the index stage would refuse once everything is exported and embedded."""
+    if options.tune and (options.m is not None or options.code_dim is not None):
+        raise CommandError("--tune finds --m and --code-dim itself; leave them out")
+    if bundle.dim and options.code_dim is not None and options.code_dim > bundle.dim:
+        raise CommandError(
+            f"--code-dim is {options.code_dim}; the encoder makes vectors of {bundle.dim} "
+            "dimensions, and codes have no more"
+        )
+
+
 def _read_description(bundle: Path) -> _Description:
     file = bundle / DESCRIPTION_FILE
     try:
         document = orjson.loads(file.read_bytes())
         description = _Description(
             encoder_id=str(document["encoder_id"]),
+            dim=int(document.get("dim", 0)),
             files={
                 name: (int(recorded["bytes"]), str(recorded["sha256"]))
                 for name, recorded in document["files"].items()

@@ -11,6 +11,7 @@ import orjson
 
 from cli.home import Home
 from cli.processes import read_state
+from rpc.addresses import require_host_port
 from rpc.errors import DETAILS_KEY, from_rpc_error
 from rpc.health_probe import why_not_serving
 from rpc.terminal import CommandError
@@ -89,9 +90,16 @@ def why_blocked(http_address: str, timeout_s: float = HEALTH_TIMEOUT_S) -> Block
 
 
 def address_or_default(address: str | None, home: Home) -> str:
-    """Return the address given, else that of the home's running gateway, else the default."""
+    """Return the address given, else that of the home's running gateway, else the default.
+
+    Raises:
+        CommandError: the one given is no address.
+    """
     if address:
-        return address
+        try:
+            return require_host_port(address)
+        except ValueError as exc:
+            raise CommandError(f"--address: {exc}") from exc
     gateway = read_state(home).gateway()
     return gateway.address if gateway else DEFAULT_ADDRESS
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.arguments import utf8
 from cli.bundle import JsonOption, show
 from cli.calls import call, connect
 from cli.home import DEFAULT_HOME, Home, HomeOption
@@ -42,8 +43,10 @@ def promote(home: Home, generation: int, force_reason: str = "") -> Switch:
     """Promote a generation: through the gateway where one runs, else in the home's files.
 
     Raises:
+        CommandError: the reason is not UTF-8.
         VitrineError: the generation is unknown, does not fit, or is below its recall gate.
     """
+    utf8("--force-reason", force_reason)
     gateway = read_state(home).gateway()
     if gateway is None:
         active = promote_offline(home, generation, force_reason)
@@ -59,8 +62,10 @@ def rollback(home: Home, reason: str = "") -> Switch:
     """Promote the generation that was promoted before.
 
     Raises:
+        CommandError: the reason is not UTF-8.
         VitrineError: there is none.
     """
+    utf8("--reason", reason)
     gateway = read_state(home).gateway()
     if gateway is None:
         active = rollback_offline(home, reason)
@@ -83,9 +88,12 @@ GenerationOrPromoted = Annotated[
 @app.command("list", epilog="Example: vitrine generation list --home .vitrine")
 def list_generations(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the generations that were built, and which one searches see."""
+    Home.at(home).require_there()
     values = _ask_files(home, "list")
     if as_json:
         show(values, as_json=True)
+    elif not values["generations"]:
+        sys.stdout.write(f"no generation is built in {home}; `vitrine build` makes one\n")
     else:
         stdout().print(rows_table([_row(each, values) for each in values["generations"]]))
 

@@ -26,6 +26,18 @@ class Home:
         """Return the home at a path, made absolute, so that children find it from anywhere."""
         return cls(path.expanduser().absolute())
 
+    def require_there(self) -> None:
+        """Refuse a folder that is not there.
+
+        Raises:
+            CommandError: it is not.
+        """
+        if not self.path.is_dir():
+            raise CommandError(
+                f"there is no home {self.path}; name another with --home, or make one with "
+                "`vitrine build`"
+            )
+
     @property
     def bundles(self) -> Path:
         """One folder an encoder bundle, by encoder_id."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cli.arguments import utf8
 from cli.generation import promote
 from cli.home import Home, only_one
 from cli.signals import stop_signals_interrupt
@@ -25,8 +26,10 @@ def reshard(home: Home, options: ReshardOptions) -> dict[str, Any]:
     """Make and publish the new generation; return what the stage reports of it.
 
     Raises:
-        CommandError: a build runs here, it failed, or it was interrupted.
+        CommandError: there is no such home, a build runs here, it failed, or it was interrupted.
     """
+    home.require_there()
+    utf8("--force-reason", options.force_reason)
     refusal = f"a build is running in {home.path}; wait for it to end"
     arguments = ["--generations", f"{home.generations}", "--shards", f"{options.shards}"]
     arguments += ["--generation", f"{options.generation}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 from google.protobuf.json_format import MessageToDict, MessageToJson
 
+from cli.arguments import utf8
 from cli.calls import DEFAULT_TIMEOUT_S, call, connect
 from cli.tables import profile_table, results_table, stdout, truth_lines
 from protos.vitrine.v1 import search_pb2, search_pb2_grpc
@@ -52,15 +53,16 @@ def build_request(options: SearchOptions) -> search_pb2.SearchRequest:
     """Return the request that options stand for.
 
     Raises:
-        CommandError: text and items are both given, or neither.
+        CommandError: text and items are both given, or neither; one is not UTF-8.
         InvalidArgument: the filter expression cannot be understood.
     """
-    request = search_pb2.SearchRequest(fields=options.fields, profile=options.profile)
+    fields = [utf8("a name of --fields", name) for name in options.fields]
+    request = search_pb2.SearchRequest(fields=fields, profile=options.profile)
     _fill_query(request, options)
     if options.top_k is not None:
         request.top_k = _unsigned("top_k", options.top_k)
     if options.filter:
-        request.filter.CopyFrom(parse_filter(options.filter))
+        request.filter.CopyFrom(parse_filter(utf8("--filter", options.filter)))
     if options.exact:
         request.params.exact = True
     if options.ef_search is not None:
@@ -102,18 +104,10 @@ def _fill_query(request: search_pb2.SearchRequest, options: SearchOptions) -> No
             "items with --like ITEM_ID"
         )
     if items:
-        request.items.positive.extend(options.like)
-        request.items.negative.extend(options.unlike)
+        request.items.positive.extend(utf8("an item of --like", each) for each in options.like)
+        request.items.negative.extend(utf8("an item of --unlike", each) for each in options.unlike)
     else:
-        request.text = _utf8(options.text)
-
-
-def _utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise CommandError("the text is not valid UTF-8") from exc
-    return text
+        request.text = utf8("the text", options.text)
 
 
 def _unsigned(name: str, value: int) -> int:

@@ -30,6 +30,7 @@ from cli.processes import (
 )
 from cli.signals import STOP_SIGNALS, stop_signals_interrupt
 from protos.vitrine.v1 import search_pb2, search_pb2_grpc
+from rpc.addresses import authority
 from rpc.http import bind
 from rpc.terminal import CommandError
 
@@ -276,8 +277,8 @@ def _require_free_port(host: str, port: int) -> None:
         bind(host, port).close()
     except OSError as exc:
         raise CommandError(
-            f"cannot listen on {host}:{port}: {exc.strerror}; choose another with --port, "
-            "0 takes a free one"
+            f"cannot listen on {authority(host, port)}: {exc.strerror}; choose another with "
+            "--port, 0 takes a free one"
         ) from exc
 
 

@@ -81,12 +81,16 @@ def _allowed(field: FieldInfo) -> str:
     if field.annotation is bool:
         return "`true`, `false`"
     bounds = [
-        f"{sign} {getattr(bound, kind.__name__.lower()):g}"
+        f"{sign} {_number(getattr(bound, kind.__name__.lower()))}"
         for bound in field.metadata
         for kind, sign in _SIGNS.items()
         if isinstance(bound, kind)
     ]
     return ", ".join(bounds)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 if __name__ == "__main__":

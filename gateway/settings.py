@@ -3,6 +3,7 @@
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from rpc.addresses import require_host_port
 from rpc.settings import Port, Seconds, ServiceSettings
 
 
@@ -88,9 +89,12 @@ class GatewaySettings(ServiceSettings):
 
     @field_validator("shards")
     @classmethod
-    def _has_no_empty_shard(cls, value: str) -> str:
-        if not all(part.strip() for part in value.split(",")):
-            raise ValueError("an empty address between commas")
+    def _names_addresses(cls, value: str) -> str:
+        for shard in value.split(","):
+            if not shard.strip():
+                raise ValueError("an empty address between commas")
+            for address in shard.split("|"):
+                require_host_port(address.strip())
         return value
 
     @property

@@ -89,6 +89,7 @@ async def serve(settings: IndexSettings) -> None:
     async def ready() -> None:
         active = await asyncio.to_thread(read_active, settings.generations)
         if active.generation:
+            await asyncio.to_thread(store.tidy, {active.generation, active.previous})
             await service.load(active.generation)
 
     try:

@@ -44,7 +44,7 @@ ITEM_IDS_MAX = 1_000
 PROBES_MAX = 1_000
 PROBES_DEFAULT = 100
 _GENERATION_MAX = 2**63 - 1
-# Loading, releasing and probing take seconds; they never take a search thread.
+# Loading and releasing take seconds; they never take a search thread.
 _ASIDE_THREADS = 4
 VERIFY_AGAIN_S = 60.0
 """After how long files that could not be read are checked again."""
@@ -70,6 +70,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self._call_timeout_s = call_timeout_s
         self._short_search_us = short_search_us
         self._aside = ThreadPoolExecutor(_ASIDE_THREADS, "aside", initializer=one_thread_each)
+        # A release waits for the probes that hold its generation: those never wait for its thread.
+        self._probes = ThreadPoolExecutor(1, "probe", initializer=one_thread_each)
         self._sampler = RecallSampler(
             recall_sample, plan_limits, lambda: executor.waiting, metrics.count_sampled
         )
@@ -199,7 +201,8 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         self._closing.set()
         await asyncio.gather(*self._moves, return_exceptions=True)
         self._sampler.close()
-        self._aside.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._aside, self._probes):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
 
     def _hold(self, generation: int, encoder_id: str | None = None) -> Hold:
@@ -216,7 +219,7 @@ class IndexService(index_pb2_grpc.IndexServiceServicer):
         ticket = Ticket(Deadline.of_call(context, self._call_timeout_s))
         ticket.started = True
         probing = asyncio.get_running_loop().run_in_executor(
-            self._aside,
+            self._probes,
             probe_recall,
             hold.segment,
             hold.probes[:count],

@@ -125,6 +125,7 @@ class Shard:
                 arrival = self._bring(generation)
         except BaseException:
             self._memory.free(generation)
+            self._store.let_go(generation, remove=False)
             self._holdings.give_up(generation)
             raise
         self._holdings.finish(generation, arrival.loaded)
@@ -135,6 +136,7 @@ class Shard:
         released = self._holdings.release(generation)
         if released:
             self._memory.free(generation)
+            self._store.let_go(generation, remove=True)
         return released
 
     def verify_late(self, generation: int) -> None:

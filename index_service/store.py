@@ -1,7 +1,7 @@
 """Where generations live: a folder used in place, or an object store copied from."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from uuid import uuid4
 import fsspec
 import xxhash
 
+from index_service.cached import CopiesInUse
 from index_service.generation.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -35,6 +36,7 @@ class GenerationStore:
         self._filesystem, self._root = fsspec.core.url_to_fs(url)
         self._local = "file" in _protocols(self._filesystem)
         self._cache = Path(self._root) if self._local else cache_dir / _name_of(url)
+        self._in_use = CopiesInUse(self._cache)
 
     def manifest(self, generation: int) -> Manifest:
         """Return what a generation's manifest says.
@@ -58,15 +60,41 @@ class GenerationStore:
     def fetch(self, generation: int, manifest: Manifest, shard: int) -> Path:
         """Return a local folder with the files that one shard of a generation needs.
 
+        A copy stays until it is let go of.
+
         Raises:
             DataLoss: a file that the manifest names is missing.
         """
         folder = self.folder(generation)
-        if not self._local:
+        if self._local:
+            return folder
+        self._in_use.begin(generation)
+        try:
             for path, entry in manifest.files_by_path(shard).items():
                 self._copy(f"{generation_folder(generation)}/{path}", folder / path, entry.bytes)
             (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
+        except BaseException:
+            self._in_use.end(generation)
+            raise
         return folder
+
+    def let_go(self, generation: int, *, remove: bool) -> None:
+        """Use what was fetched no more.
+
+        Args:
+            generation: which one; nothing happens where none was fetched.
+            remove: whether a copy goes, unless another process uses it; originals are left alone.
+        """
+        self._in_use.end(generation)
+        if remove and not self._local:
+            self._in_use.remove_unused(generation)
+
+    def tidy(self, kept: Collection[int]) -> None:
+        """Remove copies of all but some generations, unless somebody uses them."""
+        if not self._local:
+            for generation in self._in_use.generations():
+                if generation not in kept:
+                    self._in_use.remove_unused(generation)
 
     def folder(self, generation: int) -> Path:
         """Return the local folder of a generation, whether or not it is there."""

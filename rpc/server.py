@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.vitrine.v1 import exchange_pb2, exchange_pb2_grpc
+from rpc.addresses import authority
 from rpc.eager_accept import eager_server
 from rpc.exchange import ExchangeService
 from rpc.files import replace_file
@@ -41,7 +42,7 @@ def software_version() -> str:
 
 
 class PortInUse(CommandError):
-    """The port asked for is taken."""
+    """The address asked for cannot be listened on; mostly its port is taken."""
 
 
 class ServiceServer:
@@ -91,7 +92,7 @@ class ServiceServer:
                 UNAVAILABLE.
 
         Raises:
-            PortInUse: a port asked for is taken.
+            PortInUse: an address asked for is taken, or not one of this machine.
         """
         self._service_names += service_names
         self._say_serving(serving=False)
@@ -107,7 +108,7 @@ class ServiceServer:
             asyncio.get_running_loop().add_signal_handler(number, self._stop_asked.set)
         serving_http = asyncio.create_task(self._http.serve(sockets=[http_socket]))
         await self.grpc.start()
-        self._announce(grpc_address, "{}:{}".format(*http_socket.getsockname()[:2]))
+        self._announce(grpc_address, authority(*http_socket.getsockname()[:2]))
         try:
             await self._serve_until_stopped(ready)
         finally:
@@ -176,13 +177,15 @@ class ServiceServer:
         try:
             http_socket = bind(host, self._settings.http_port)
         except OSError as exc:
-            raise PortInUse(f"cannot listen on {host}:{self._settings.http_port}: {exc}") from exc
+            where = authority(host, self._settings.http_port)
+            raise PortInUse(f"cannot listen on {where}: {exc.strerror or exc}") from exc
         try:
-            bound = self.grpc.add_insecure_port(f"{host}:{port}")
+            bound = self.grpc.add_insecure_port(authority(host, port))
         except RuntimeError as exc:
             http_socket.close()
-            raise PortInUse(f"cannot listen on {host}:{port}: is the port in use?") from exc
-        return f"{host}:{bound}", http_socket
+            reason = _why_not_bound(host, port) or str(exc)
+            raise PortInUse(f"cannot listen on {authority(host, port)}: {reason}") from exc
+        return authority(host, bound), http_socket
 
     def _announce(self, grpc_address: str, http_address: str) -> None:
         """Log the addresses, and write them to the announce file in one step."""
@@ -195,6 +198,15 @@ class ServiceServer:
         self._log.info("listening", **{k: v for k, v in announcement.items() if k != "role"})
         if path := self._settings.announce_file:
             replace_file(path, orjson.dumps(announcement))
+
+
+def _why_not_bound(host: str, port: int) -> str:
+    """Return what the system says to the same address; gRPC writes it into its own log alone."""
+    try:
+        bind(host, port).close()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return ""
 
 
 def _server_options(settings: ServiceSettings) -> tuple[tuple[str, int], ...]:

@@ -167,9 +167,7 @@ class _Writer:
         for record in records:
             self._read += 1
             rejection = self._add(record, to_item)
-            # What came before is written first, so that the first fault is the one told. That may
-            # find that the record broke a kind that nothing but duplicates had.
-            if rejection is not None and self._flush(path):
+            if rejection is not None and self._depends_on_batch(rejection) and self._flush(path):
                 rejection = self._add(record, to_item)
             if rejection is not None:
                 self._rejections.add(path, rejection)
@@ -206,6 +204,15 @@ class _Writer:
         _say(f"{path}: format flat, mapped as (--print-mapping prints this to keep)")
         _say("  " + mapping.to_toml().replace("\n", "\n  "))
         return FlatFormat(mapping).to_item
+
+    def _depends_on_batch(self, rejection: Rejection) -> bool:
+        """Tell whether what came before has to be written before a record is rejected.
+
+        Who stops wants the first fault told. And writing may find that the record broke a kind that
+        nothing but duplicates had.
+        """
+        kind_is_unsettled = rejection.reason is Reason.ATTRIBUTE_KIND and bool(self._batch_kinds)
+        return self._request.on_error == "stop" or kind_is_unsettled
 
     def _add(self, record: Record | Rejection, to_item: ToItem) -> Rejection | None:
         """Put an item into the batch; return why it cannot be."""

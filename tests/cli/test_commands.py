@@ -25,7 +25,9 @@ from tests.index_service.catalogue import build as build_index
 ENCODER_ID = "ab" * 12
 
 
-def write_bundle(folder: Path, encoder_id: str = ENCODER_ID, references: bytes = b"some") -> Path:
+def write_bundle(
+    folder: Path, encoder_id: str = ENCODER_ID, references: bytes = b"some", **described: object
+) -> Path:
     """Write a bundle as far as the command reads it."""
     files = {"model.onnx": b"weights", "reference.json": references}
     recorded = {
@@ -35,7 +37,7 @@ def write_bundle(folder: Path, encoder_id: str = ENCODER_ID, references: bytes =
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    described = {"encoder_id": encoder_id, "files": recorded}
+    described |= {"encoder_id": encoder_id, "files": recorded}
     (folder / "encoder.json").write_bytes(orjson.dumps(described))
     return folder
 
@@ -192,6 +194,26 @@ def test_a_build_names_what_is_missing(vitrine, home, tmp_path, options, words):
     ran = vitrine("build", *options, "--bundle", tmp_path / "none", "--home", home.path)
     assert ran.status == 1
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--m", "3"], "Invalid value for '--m'"),
+        (["--ef-construction", "4097"], "Invalid value for '--ef-construction'"),
+        (["--code-dim", "0"], "Invalid value for '--code-dim'"),
+        (["--required-recall", "1.5"], "Invalid value for '--required-recall'"),
+        (["--tune", "--m", "16"], "--tune finds --m and --code-dim itself"),
+        (["--tune", "--code-dim", "16"], "--tune finds --m and --code-dim itself"),
+        (["--code-dim", "385"], "--code-dim is 385; the encoder makes vectors of 384 dimensions"),
+    ],
+)
+def test_index_options_are_refused_before_anything_starts(vitrine, home, tmp_path, options, words):
+    bundle = write_bundle(tmp_path / "bundle", dim=384)
+    ran = vitrine("build", "--bundle", bundle, *options, "--home", home.path)
+    assert ran.status != 0
+    assert words in ran.err
+    assert not home.bundles.exists(), "not even the bundle is copied"
 
 
 def test_a_bundle_is_copied_whole_and_once(home, bundle):
@@ -359,3 +381,37 @@ def test_resharding_without_a_promoted_generation_asks_for_one(vitrine, tmp_path
     ran = vitrine("reshard", "--shards", "3", "--home", str(tmp_path))
     assert ran.status == 1
     assert "no generation is promoted" in ran.err
+
+
+@pytest.mark.parametrize("command", [["generation", "list"], ["reshard", "--shards", "3"]])
+def test_a_home_that_is_not_there_is_told_and_not_made(vitrine, home, command):
+    ran = vitrine(*command, "--home", home.path)
+    assert ran.status == 1
+    assert f"there is no home {home.path}" in ran.err
+    assert not home.path.exists()
+
+
+def test_a_home_without_generations_says_what_makes_one(vitrine, home):
+    home.path.mkdir()
+    ran = vitrine("generation", "list", "--home", home.path)
+    assert (ran.status, ran.err) == (0, "")
+    assert "no generation is built in" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(["promote", "1"], "--force-reason"), (["rollback"], "--reason")],
+)
+def test_a_reason_that_is_no_text_changes_nothing(vitrine, home, command, option):
+    write_generation(home, 1)
+    ran = vitrine("generation", *command, option, "\udcff", "--home", home.path)
+    assert ran.status == 1
+    assert ran.err == f"error: {option} is not valid UTF-8\n"
+    assert not (home.generations / "active.json").exists()
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_doctor_looks_at_ports_that_there_are(vitrine, port):
+    ran = vitrine("doctor", "--port", port)
+    assert ran.status != 0
+    assert "Invalid value for '--port'" in ran.err

@@ -194,7 +194,11 @@ def test_a_gateway_that_hangs_is_left_after_the_timeout(vitrine):
         (["x", "--like", "A"], "not both"),
         (["x", "--top-k", "-1"], "top_k is -1"),
         (["x", "--filter", "price <"], "filter is wrong at character 8"),
-        (["\udcff"], "not valid UTF-8"),
+        (["\udcff"], "the text is not valid UTF-8"),
+        (["--like", "\udcff"], "an item of --like is not valid UTF-8"),
+        (["--like", "A", "--unlike", "\udcff"], "an item of --unlike is not valid UTF-8"),
+        (["x", "--fields", "\udcff"], "a name of --fields is not valid UTF-8"),
+        (["x", "--filter", 'brand = "\udcff"'], "--filter is not valid UTF-8"),
     ],
 )
 def test_bad_requests_are_sentences_before_anything_is_sent(vitrine, gateway, arguments, words):
@@ -203,6 +207,21 @@ def test_bad_requests_are_sentences_before_anything_is_sent(vitrine, gateway, ar
     assert ran.err.startswith("error: ")
     assert words in ran.err
     assert gateway.requests == []
+
+
+@pytest.mark.parametrize("address", ["foo", "foo:", "foo:99999", "\udcff:1", "::1:7700"])
+def test_an_address_that_is_none_is_told(vitrine, address):
+    ran = vitrine("search", "x", "--address", address)
+    assert ran.status == 1
+    assert ran.err.startswith("error: --address: ")
+    assert "is no host:port" in ran.err
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0"])
+def test_a_timeout_is_a_number_of_seconds(vitrine, seconds):
+    ran = vitrine("search", "x", "--timeout", seconds)
+    assert ran.status != 0
+    assert "Invalid value for '--timeout'" in ran.err
 
 
 @given(st.text(min_size=1, max_size=30).filter(lambda text: "\0" not in text))

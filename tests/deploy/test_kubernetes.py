@@ -85,6 +85,20 @@ def test_gateways_reach_encoders_by_a_headless_name(base):
     assert target == f"dns:///vitrine-encoder:{port}"
 
 
+def test_every_folder_of_a_pod_has_a_limit(base):
+    for workload in workloads(base).values():
+        volumes = workload["spec"]["template"]["spec"]["volumes"]
+        assert all(each["emptyDir"].get("sizeLimit") for each in volumes if "emptyDir" in each)
+
+
+def test_encoders_without_a_cpu_limit_spread_no_query_over_their_node(base):
+    [encoder] = of_kind(base, "Deployment")["vitrine-encoder"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert "cpu" not in encoder["resources"]["limits"]
+    assert read_env_file(SETTINGS / "encoder.env")["VITRINE_ENCODER_LAYOUT"] == "throughput"
+
+
 def test_every_shard_reads_its_number_from_its_own_label(base):
     for name, shard in of_kind(base, "StatefulSet").items():
         assert f"vitrine-shard-{pod_labels(shard)['vitrine/shard']}" == name

@@ -74,6 +74,15 @@ def test_an_encoder_that_serves_what_failed_its_check_raises_an_alert():
     assert alert["expr"].endswith("(vitrine_encoder_reference_check_overridden) > 0")
 
 
+def test_partial_answers_are_told_by_their_share_of_a_shards_outcomes():
+    [alert] = [rule for rule in rules() if rule.get("alert") == "VitrinePartialAnswers"]
+    counter = "vitrine_search_shard_outcomes_total"
+    partial, answers = (
+        f"sum by (shard) (rate({counter}{states}[5m]))" for states in ('{state!="OK"}', "")
+    )
+    assert alert["expr"] == f"{partial} / {answers} > 0.01"
+
+
 def test_every_status_code_in_the_rules_exists():
     assert label_values("code") <= {code.name for code in grpc.StatusCode}
 

@@ -212,6 +212,25 @@ class TestBadRecords:
         assert result.skipped == {"duplicate_item_id": 1}
         assert schema(url).get("size") == ("keyword" if later else None)
 
+    def test_rejected_records_do_not_cut_what_is_written_at_once(
+        self, url: str, write: Write, monkeypatch: pytest.MonkeyPatch
+    ):
+        with closing(open_bulk_catalog(url)) as catalog:
+            kind_of_catalog = type(catalog)
+        written, upsert_many = [], kind_of_catalog.upsert_many
+
+        def noted(self, batch, new_attributes):
+            written.append(len(batch))
+            return upsert_many(self, batch, new_attributes)
+
+        monkeypatch.setattr(kind_of_catalog, "upsert_many", noted)
+        wrong = {"item_id": "x", "title": "X", "attributes": {"price": "cheap"}}
+        others = [{"item_id": f"i{n}", "title": "Sock"} for n in range(20)]
+        lines = [line for item in others for line in (item, "not JSON", item, wrong)]
+        result = run(url, write(DRESS, *lines), format="vitrine", on_error="skip")
+        assert result.skipped == {"not_json": 20, "duplicate_item_id": 20, "attribute_kind": 20}
+        assert written == [2, 19], "once for the first record that broke a kind, and the rest"
+
     def test_a_duplicate_far_away_is_found(self, url: str, write: Write):
         many = [{"item_id": f"i{n}", "title": "Sock"} for n in range(5_000)]
         result = run(url, write(*many, many[0], many[4_999]), format="vitrine", on_error="skip")

@@ -177,6 +177,8 @@ def test_kill_9_while_copying_leaves_no_half_file_and_the_next_start_serves(crow
     assert checksums(home) == before
     assert not list((home / "cache").rglob("graph.faiss"))
     assert len(halves()) == 1
+    [cache] = (home / "cache").iterdir()
+    (cache / "000009").mkdir()
 
     announced = home / "announced-again.json"
     again = copying_process(home, "--announce-file", str(announced))
@@ -189,6 +191,7 @@ def test_kill_9_while_copying_leaves_no_half_file_and_the_next_start_serves(crow
         again.kill()
         again.communicate()
     assert not list((home / "cache").rglob("*.part"))
+    assert not (cache / "000009").exists(), "nobody goes back to what was copied long ago"
     [copied] = (home / "cache").rglob("000001")
     assert verify(copied, manifest_of(home)) > 0
 

@@ -222,7 +222,7 @@ def remote_shard(url, cache, number=0, verification=Verification.FULL):
 def test_a_shard_copies_its_own_files_from_an_object_store(bucket, tmp_path):
     url, _, _ = bucket
     assert remote_shard(url, tmp_path).load(1).loaded.segment.items > 0
-    copied = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    copied = sorted(path.name for path in tmp_path.rglob("[!.]*") if path.is_file())
     assert copied == sorted(["manifest.json", "probes.npy", *SHARD_FILES])
     assert not list(tmp_path.rglob("shard-0001"))
 
@@ -232,6 +232,54 @@ def test_a_restarted_shard_uses_the_copies_it_has(bucket, tmp_path):
     remote_shard(url, tmp_path).load(1)
     filesystem.rm(f"{root}/000001/shard-0000", recursive=True)
     assert remote_shard(url, tmp_path).load(1).loaded.segment.items > 0
+
+
+def test_copies_go_with_their_generation_once_no_shard_that_shares_the_folder_uses_them(
+    bucket, tmp_path
+):
+    url, filesystem, root = bucket
+    first, second = (remote_shard(url, tmp_path, number) for number in (0, 1))
+    first.load(1)
+    second.load(1)
+    first.release(1)
+    assert list(tmp_path.rglob("graph.faiss")), "the other shard may open its files again"
+    second.release(1)
+    assert not list(tmp_path.rglob("000001"))
+    assert filesystem.exists(f"{root}/000001/manifest.json"), "originals are left alone"
+    first.load(1)
+    assert list(tmp_path.rglob("graph.faiss"))
+
+
+def test_a_generation_that_could_not_be_loaded_keeps_nobody_from_removing_its_copies(
+    bucket, tmp_path
+):
+    url, _, _ = bucket
+    good, bad = remote_shard(url, tmp_path, 0), remote_shard(url, tmp_path, 1)
+    good.load(1)
+    bad.load(1)
+    bad.release(1)
+    [graph] = tmp_path.rglob("shard-0001/graph.faiss")
+    flip_a_bit(graph, 100)
+    with pytest.raises(DataLoss):
+        bad.load(1)
+    good.release(1)
+    assert not list(tmp_path.rglob("000001"))
+
+
+def test_a_store_is_tidied_of_copies_that_are_neither_kept_nor_used(bucket, tmp_path):
+    url, _, _ = bucket
+    using = remote_shard(url, tmp_path)
+    using.load(1)
+    [copy] = tmp_path.rglob("000001")
+    for name in ("000007", "000008"):
+        (copy.parent / name).mkdir()
+    GenerationStore(url, tmp_path).tidy({8})
+    assert sorted(path.name for path in copy.parent.glob("0*")) == ["000001", "000008"]
+
+
+def test_tidying_leaves_a_folder_of_generations_alone(home):
+    GenerationStore(str(home / "generations"), home / "cache").tidy(())
+    assert (home / "generations" / "000001").is_dir()
 
 
 def test_a_damaged_copy_is_fetched_anew_the_next_time(bucket, tmp_path):

@@ -142,4 +142,5 @@ def test_a_port_in_use_ends_the_start_with_a_sentence(home):
     with process(home) as (announced, _):
         code, last = failed_start(home, "--port", announced["address"].rsplit(":")[-1])
     assert code == 1
-    assert "is the port in use?" in last
+    assert "cannot listen on 127.0.0.1:" in last
+    assert "Address already in use" in last

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from index_service import service as service_module
 from index_service.generation.manifest import read_manifest
 from index_service.generation.verify import Verification
 from index_service.holdings import State
@@ -95,11 +96,41 @@ async def test_a_probed_recall_is_exported_until_its_generation_is_released(serv
     assert shown(2) >= 0.9
 
 
+async def test_probes_and_releases_do_not_wait_for_each_other_in_vain(service, monkeypatch):
+    go_on, probe_recall = threading.Event(), service_module.probe_recall
+
+    def late(*arguments):
+        go_on.wait(30)
+        return probe_recall(*arguments)
+
+    monkeypatch.setattr(service_module, "probe_recall", late)
+    probe = index_pb2.ProbeRecallRequest(generation=1, probes=2)
+    release = index_pb2.ReleaseGenerationRequest(generation=1)
+    probes = [asyncio.ensure_future(service.stub.ProbeRecall(probe)) for _ in range(4)]
+    await until(lambda: service.shard.holdings()[0].users == 4)
+    releases = [asyncio.ensure_future(service.stub.ReleaseGeneration(release)) for _ in range(4)]
+    await until(lambda: len(service.moves()) == 4)
+    one_more = asyncio.ensure_future(service.stub.ProbeRecall(probe))
+    await until(lambda: service.shard.holdings()[0].users == 5 or one_more.done())
+    go_on.set()
+    async with asyncio.timeout(20):
+        assert all(answer.measured.probes == 2 for answer in await asyncio.gather(*probes))
+        answers = await asyncio.gather(*releases)
+    assert sorted(answer.released for answer in answers) == [False, False, False, True]
+    await asyncio.wait([one_more])
+
+
 @pytest.mark.parametrize("fields", [{"probes": 0}, {"probes": 1001}, {"ef_search": 0}])
 async def test_a_probe_out_of_range_is_refused(service, fields):
     request = index_pb2.ProbeRecallRequest(generation=1, **fields)
     error = await service.refusal("ProbeRecall", request)
     assert [error.field] == list(fields)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 class Blocked:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from protos.vitrine.v1 import catalog_pb2, catalog_pb2_grpc, encoder_pb2, encoder_pb2_grpc
+from rpc.addresses import bare_host
 from rpc.client import open_channel
 from rpc.errors import VitrineError, from_rpc_error
 from rpc.server import ServiceServer
@@ -80,8 +81,8 @@ class RunningServer:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a page over HTTP."""
-        host, port = self.http_address.split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        host, _, port = self.http_address.rpartition(":")
+        reader, writer = await asyncio.open_connection(bare_host(host), int(port))
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         content = (await reader.read()).decode()
         writer.close()

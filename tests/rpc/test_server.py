@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 
 import grpc
 import orjson
@@ -170,9 +171,34 @@ async def test_a_port_in_use_is_told_with_its_number(tmp_path, server, which):
     port = int(address.split(":")[1])
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(PortInUse, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(PortInUse, match=f"cannot listen on 127.0.0.1:{port}: Address already in"):
         async with running(other, **{which: port}):
             pass
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
+async def test_an_ipv6_host_is_bound_and_announced_in_brackets(tmp_path, host):
+    async with running(tmp_path, host=host) as server:
+        shown = f"[{host.strip('[]')}]:"
+        assert server.address.startswith(shown)
+        assert server.http_address.startswith(shown)
+        await server.encode()
+        assert (await server.get("/metrics"))[0] == 200
+
+
+@pytest.mark.parametrize("which", ["port", "http_port"])
+async def test_an_ipv6_port_in_use_is_told_in_brackets(tmp_path, which):
+    async with running(tmp_path, host="::1") as server:
+        address = server.address if which == "port" else server.http_address
+        port = int(address.rpartition(":")[2])
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(
+            PortInUse, match=rf"cannot listen on \[::1\]:{port}: Address already in"
+        ):
+            async with running(other, host="::1", **{which: port}):
+                pass
 
 
 async def test_messages_above_the_limit_are_refused(tmp_path):
