@@ -375,11 +375,9 @@ async def _addresses_of(target: str) -> Sequence[str]:
     """Return the addresses behind "host:port".
 
     Raises:
-        OSError: the name is unknown now, or no port follows it.
+        OSError: the name is unknown now.
     """
     host, _, port = target.removeprefix("dns:///").rpartition(":")
-    if not (host and port.isdecimal()):
-        raise OSError("it is not host:port")
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     hosts = sorted({str(entry[4][0]) for entry in found})

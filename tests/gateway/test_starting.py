@@ -73,13 +73,15 @@ async def test_a_name_that_does_not_resolve_is_the_reason(tmp_path, monkeypatch)
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     with capture_logs() as logs:
-        async with running(tmp_path, look=False, shards="nosuch.invalid:7702,shard-1") as it:
+        async with running(
+            tmp_path, look=False, shards="nosuch.invalid:7702,gone.invalid:7702"
+        ) as it:
             await it.cluster.look()
             await it.cluster.look()
             blocked = str(it.cluster.blocked_on)
 
     assert "nosuch.invalid:7702 does not resolve: [Errno -2] Name or service not known" in blocked
-    assert "shard-1 does not resolve: it is not host:port" in blocked
+    assert "gone.invalid:7702 does not resolve" in blocked
     told = [entry for entry in logs if entry["event"] == "cannot serve what is promoted"]
     assert [(entry["log_level"], entry["error"]) for entry in told] == [("warning", blocked)]
 
