@@ -1,11 +1,11 @@
 """Moving searches from one generation to another, and back: publish, never mutate."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from gateway.cluster import Cluster, kept_by
-from gateway.replica import Replica, release_all
+from gateway.replica import release_all
 from gateway.settings import GatewaySettings
 from gateway.view import GenerationView, view_of
 from protos.vitrine.v1 import index_pb2, types_pb2
@@ -49,7 +49,7 @@ class Generations:
             self._cluster.require_shard_count(generation, loaded[0].num_shards)
         except FailedPrecondition:
             # Those that had it before may serve it for a gateway with all its shards.
-            await self._release(lacking, lambda held: held == generation)
+            await release_all(lacking, lambda held: held == generation, self._timeout_s)
             raise
         return loaded
 
@@ -84,7 +84,9 @@ class Generations:
             view = await self._prepared(generation, gated=action == "promote" and not reason)
         except VitrineError:
             if generation not in kept_by(self._cluster.active):
-                await self._release(self._cluster.replicas, lambda held: held == generation)
+                await release_all(
+                    self._cluster.replicas, lambda held: held == generation, self._timeout_s
+                )
             raise
         # 2. The pointer moves, durably; then searches move, in one step.
         before = await asyncio.to_thread(read_active, self._url)
@@ -92,7 +94,9 @@ class Generations:
         await asyncio.to_thread(write_active, self._url, active)
         self._cluster.switch(active, view)
         # 3. The generation before stays for a rollback; older ones go.
-        await self._release(self._cluster.replicas, lambda held: held not in kept_by(active))
+        await release_all(
+            self._cluster.replicas, lambda held: held not in kept_by(active), self._timeout_s
+        )
         self._log.info(action, generation=generation, previous=active.previous, reason=reason)
         return active
 
@@ -105,9 +109,6 @@ class Generations:
         if gated:
             _require_gate(view, loaded[0].gate)
         return view
-
-    async def _release(self, replicas: Sequence[Replica], unwanted: Callable[[int], bool]) -> None:
-        await release_all(replicas, unwanted, self._timeout_s)
 
 
 def _all_loaded(

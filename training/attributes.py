@@ -79,12 +79,9 @@ ATTRIBUTES = {
 
 def _named(text: str) -> frozenset[str]:
     """Return a text's words in lower case, without possessive and plural s."""
-    words = (word[:-2] if word[-2:] in ("'s", "\u2019s") else word for word in _found(text))
+    low = text.casefold()
+    words = (word[:-2] if word[-2:] in ("'s", "\u2019s") else word for word in _WORD.findall(low))
     return frozenset(_ALIKE.get(word, word) for each in words for word in (each, _singular(each)))
-
-
-def _found(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
 
 
 def _singular(word: str) -> str:
