@@ -20,7 +20,7 @@ from training.distill_task import Lesson, Texts, prepare_task, recall_of, texts_
 from training.embeddings import TextEncoder, embed_as, open_encoder
 from training.examples import Examples
 from training.memory import out_of_memory_as_sentence
-from training.recipe import DistillRecipe, read_recipe_of
+from training.recipe import Changes, DistillRecipe, read_recipe_of
 from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
 from training.training_data import read_training_data
@@ -80,10 +80,13 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="Folder of embeddings, kept by encoder and text.")
     ] = Path(".vitrine/embeddings"),
+    changes: Changes = None,
 ) -> None:
     """Train a query encoder in the space of another by a recipe."""
     with errors_as_sentences():
-        record = distill(read_recipe_of(DistillRecipe, recipe), data, teacher, out, cache)
+        record = distill(
+            read_recipe_of(DistillRecipe, recipe, changes or ()), data, teacher, out, cache
+        )
         shown = ("texts", "steps", "seconds", "device", "dev", "dev_recall_at_10")
         print_result({name: record[name] for name in shown} | {"model": str(out / MODEL_FOLDER)})
 

@@ -6,14 +6,20 @@ for a query encoder.
 """
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
+import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rpc.terminal import CommandError
 
 SEED_MAX = (1 << 63) - 1  # what torch and TOML both hold
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value: loss.temperature=0.02."),
+]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _ARRAY = Field(strict=False)  # TOML's are lists, and these fields tuples; what is in them is strict
 
@@ -315,25 +321,59 @@ class DistillRecipe(AnyRecipe):
 R = TypeVar("R", bound=AnyRecipe)
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Return the bi-encoder's recipe in a file; see `read_recipe_of`."""
-    return read_recipe_of(Recipe, path)
+    return read_recipe_of(Recipe, path, changes)
 
 
-def read_recipe_of(kind: type[R], path: Path) -> R:
+def read_recipe_of(kind: type[R], path: Path, changes: Sequence[str] = ()) -> R:
     """Return the recipe in a file.
+
+    Args:
+        kind: of recipe.
+        path: of a TOML file.
+        changes: keys and other values for them, as `loss.temperature=0.02`; values as in TOML.
 
     Raises:
         CommandError: it is missing or not TOML, or a key is unknown, missing or impossible.
     """
     try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        for change in changes:
+            _set(recipe, change)
+        return kind.model_validate(recipe)
     except FileNotFoundError as exc:
         raise CommandError(f"{path}: no such recipe") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise CommandError(f"{path}: is not TOML: {exc}") from exc
     except ValidationError as exc:
         raise CommandError(f"{path}: {'; '.join(_sentences(exc))}") from exc
+
+
+def _set(recipe: dict[str, Any], change: str) -> None:
+    """Give one key of a recipe another value.
+
+    >>> recipe = {"name": "paper", "loss": {"temperature": 0.05}}
+    >>> _set(recipe, "loss.temperature=0.02")
+    >>> _set(recipe, 'name="cold"')
+    >>> recipe
+    {'name': 'cold', 'loss': {'temperature': 0.02}}
+    """
+    key, _, value = change.partition("=")
+    *sections, last = key.strip().split(".")
+    try:
+        found = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as exc:
+        raise CommandError(
+            f"--set {change}: {exc}; write KEY=VALUE, with the value as in TOML: "
+            "loss.temperature=0.02, 'name=\"cold\"'"
+        ) from exc
+    inner = recipe
+    for section in sections:
+        inner = inner.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise CommandError(f"--set {change}: {section} has no keys")
+    inner[last] = found
 
 
 def _sentences(exc: ValidationError) -> list[str]:

@@ -16,7 +16,7 @@ from training.bi_encoder_task import prepare_task
 from training.checkpoints import held
 from training.dataset import is_of_reviews
 from training.memory import out_of_memory_as_sentence
-from training.recipe import Recipe, read_recipe
+from training.recipe import Changes, Recipe, read_recipe
 from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
 from training.training_data import read_training_data
@@ -56,10 +56,11 @@ def main(
     recipe: Annotated[Path, typer.Option(help="A recipe, as training/recipes/paper.toml.")],
     data: Annotated[Path, typer.Option(help="Folder that training.dataset wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same goes on with it.")],
+    changes: Changes = None,
 ) -> None:
     """Fine-tune a bi-encoder by a recipe."""
     with errors_as_sentences():
-        record = train(read_recipe(recipe), data, out)
+        record = train(read_recipe(recipe, changes or ()), data, out)
         shown = ("pairs", "steps", "seconds", "device", "dev_recall_at_10")
         print_result({name: record[name] for name in shown} | {"model": str(out / MODEL_FOLDER)})
 

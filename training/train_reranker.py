@@ -16,7 +16,7 @@ from training.checkpoints import held
 from training.dataset import is_of_reviews
 from training.embeddings import open_encoder
 from training.memory import out_of_memory_as_sentence
-from training.recipe import RerankerRecipe, read_recipe_of
+from training.recipe import Changes, RerankerRecipe, read_recipe_of
 from training.reranker_task import find_candidates, prepare_task
 from training.runs import MODEL_FOLDER, carry_out, describe_dev
 from training.trainer import prepare
@@ -74,10 +74,11 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="Folder of embeddings, kept by encoder and text.")
     ] = Path(".vitrine/embeddings"),
+    changes: Changes = None,
 ) -> None:
     """Train a cross-encoder by a recipe."""
     with errors_as_sentences():
-        written = read_recipe_of(RerankerRecipe, recipe)
+        written = read_recipe_of(RerankerRecipe, recipe, changes or ())
         record = train_reranker(written, data, bi_encoder, out, cache)
         shown = ("pairs", "steps", "seconds", "device", "dev", "dev_ndcg_at_10")
         print_result({name: record[name] for name in shown} | {"model": str(out / MODEL_FOLDER)})

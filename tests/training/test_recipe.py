@@ -134,6 +134,32 @@ def test_layers_are_frozen_from_below(tmp_path):
         read_recipe(written(tmp_path, text))
 
 
+def test_a_key_may_be_given_another_value_without_another_file(tmp_path):
+    path = written(tmp_path, LEAST)
+    changes = ("loss.temperature=0.02", 'name = "cold"', "batches.product_once=true")
+    recipe = read_recipe(path, changes)
+    assert (recipe.name, recipe.loss.temperature) == ("cold", 0.02)
+    assert recipe.batches.product_once is True
+    assert recipe.batches.size == 8
+    assert read_recipe(path).loss.temperature == 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("loss.temperature", "write KEY=VALUE"),
+        ("name=cold", "with the value as in TOML"),
+        ("name.first=1", "name has no keys"),
+        ("loss.heat=1", "loss.heat is no key of a recipe"),
+        ('batches.size="8"', "batches.size is '8'"),
+    ],
+)
+def test_a_change_that_is_impossible_is_refused(tmp_path, change, said):
+    with pytest.raises(CommandError) as refused:
+        read_recipe(written(tmp_path, LEAST), [change])
+    assert said in str(refused.value)
+
+
 def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     with pytest.raises(CommandError, match="no such recipe"):
         read_recipe(tmp_path / "absent.toml")
