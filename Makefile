@@ -10,6 +10,11 @@ REVIEWS ?= ../shared/data/reviews/reviews.jsonl.gz
 ITEMS ?= ../shared/data/reviews/meta.jsonl.gz
 RECIPES ?= training/recipes/in-batch-minilm.toml
 RERANKER ?=
+DISTILL ?=
+TEACHER ?=
+# What it measures on beside that, and what items are made of; empty: nothing, titles.
+JUDGEMENTS ?=
+ITEM_FIELDS ?=
 REPRODUCE_OUT ?= .vitrine/reproduce
 SMOKE_OUT ?= .vitrine/train-smoke
 
@@ -36,9 +41,11 @@ train-smoke: $(DEMO_STAMP) ## Data set, training, bundle and report of the sampl
 		--items $(SMOKE_OUT)/catalog/items.jsonl.gz --recipe training/recipes/smoke.toml \
 		--quantize none --out $(SMOKE_OUT)
 
-reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= RECIPES= RERANKER= REPRODUCE_OUT=)
+reproduce: $(DEMO_STAMP) ## The same of real reviews, in hours (REVIEWS= ITEMS= ITEM_FIELDS= RECIPES= RERANKER= DISTILL= TEACHER= JUDGEMENTS= REPRODUCE_OUT=)
 	$(BIN)/python -m training.reproduce $(REVIEWS:%=--reviews %) $(ITEMS:%=--items %) \
-		$(RECIPES:%=--recipe %) $(RERANKER:%=--reranker %) --out $(REPRODUCE_OUT)
+		$(ITEM_FIELDS:%=--item-fields %) $(RECIPES:%=--recipe %) $(RERANKER:%=--reranker %) \
+		$(DISTILL:%=--distill %) $(TEACHER:%=--teacher %) $(JUDGEMENTS:%=--judgements %) \
+		--out $(REPRODUCE_OUT)
 
 test: $(DEV_STAMP) ## Run all tests (PYTEST_FLAGS="-k name")
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -17,12 +17,18 @@ from training.system_notation import require_plain
 from training.trainer import freeze, shorten
 
 RUNS_FOLDER = "runs"
+BUNDLES_FOLDER = "bundles"
 R = TypeVar("R", bound=AnyRecipe)
 
 
 def model_in(out: Path, name: str) -> Path:
     """Return where the model lies that a recipe of this name leaves."""
     return out / RUNS_FOLDER / name / MODEL_FOLDER
+
+
+def bundle_in(out: Path, name: str) -> Path:
+    """Return where the bundle of a recipe's model lies."""
+    return out / BUNDLES_FOLDER / name
 
 
 def is_made_in(out: Path, base: str) -> bool:
@@ -38,13 +44,29 @@ def with_base_in(recipe: R, out: Path, before: Sequence[AnyRecipe]) -> R:
     return recipe
 
 
+def named_in(teacher: str, out: Path, recipes: Sequence[AnyRecipe]) -> str:
+    """Return a teacher, where it names a recipe's model or bundle, as it lies in the folder.
+
+    >>> recipe = Recipe.model_validate({
+    ...     "name": "best", "model": {"base": "minilm"}, "batches": {"size": 8},
+    ...     "optimizer": {"learning_rate": 0.1}})
+    >>> named_in("bundles/best/", Path("o"), [recipe]), named_in("other", Path("o"), [recipe])
+    ('o/bundles/best', 'other')
+    """
+    for name in (each.name for each in recipes):
+        for made in (model_in(out, name), bundle_in(out, name)):
+            if Path(teacher) in (made, made.relative_to(out)):
+                return str(made)
+    return teacher.rstrip("/") or teacher
+
+
 def with_base(recipe: R, base: str) -> R:
     """Return a recipe that starts from another model."""
     model = recipe.model.model_copy(update={"base": base})
     return recipe.model_copy(update={"model": model})
 
 
-def require_bases(recipes: Sequence[Recipe], reranker: RerankerRecipe | None, out: Path) -> None:
+def require_bases(recipes: Sequence[AnyRecipe], out: Path) -> None:
     """Refuse a recipe whose base is not there, or that does not fit it.
 
     A model that is still to be made has the layers and dimensions of the one that it is made of.
@@ -53,7 +75,7 @@ def require_bases(recipes: Sequence[Recipe], reranker: RerankerRecipe | None, ou
         CommandError: there is one.
     """
     made_of: dict[str, str] = {}
-    for recipe in [*recipes, *([reranker] if reranker else [])]:
+    for recipe in recipes:
         base = made_of.get(recipe.model.base, recipe.model.base)
         made_of[str(model_in(out, recipe.name))] = base
         try:

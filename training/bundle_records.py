@@ -14,10 +14,8 @@ from training.bundle_files import ENCODER_FILE, amend, read_description
 from training.export_options import RECALL_KEPT_MIN
 from training.fusion import RRF_K
 from training.short_queries import SHORT_WORDS_MAX
-from training.system_notation import Written
+from training.system_notation import FUSIONS, Written
 from training.systems import TUNED_ON, Opened
-
-_FUSIONS = ("rrf", "weighted")
 
 
 def require_recordable(systems: Sequence[Written], *, has_dev: bool, masked: bool) -> None:
@@ -44,11 +42,11 @@ def require_recordable(systems: Sequence[Written], *, has_dev: bool, masked: boo
 
 def record(
     systems: Sequence[Written], opened: Mapping[str, Opened], results: Mapping[str, Any]
-) -> list[str]:
-    """Write what was found into the bundles; return what was written, for people.
+) -> tuple[list[str], list[str]]:
+    """Write what was found into the bundles.
 
-    Raises:
-        CommandError: a query encoder keeps too little; what else was found is written.
+    Returns:
+        For people: what was written, and which query encoders were not, for they keep too little.
     """
     said = []
     for folder, fusion in _fusion_fields(systems, opened, results).items():
@@ -71,9 +69,7 @@ def record(
         ]
         amend(folder, {"compatible_query_encoders": [*others, entry]})
         said.append(f"{folder}: compatible_query_encoders")
-    if refused:
-        raise CommandError("; ".join(refused))
-    return said
+    return said, refused
 
 
 def _fusion_fields(
@@ -119,9 +115,9 @@ def _fusions(systems: Sequence[Written]) -> list[Written]:
     return [
         system
         for system in systems
-        if system.kind in _FUSIONS
+        if system.kind in FUSIONS
         and not system.options
-        and _is_whole(by_name[system.parts[0]])
+        and by_name[system.parts[0]].is_whole
         and _is_bundle(by_name[system.parts[0]].source)
         and by_name[system.parts[1]].kind == "bm25"
     ]
@@ -145,17 +141,12 @@ def _own(system: Written, systems: Sequence[Written]) -> Written:
         CommandError: it is not compared.
     """
     for other in systems:
-        if _is_whole(other) and other.source == system.items:
+        if other.is_whole and other.source == system.items:
             return other
     raise CommandError(
         f"--record: {system.name} is held against {system.items}'s own queries; give that as a "
         "system, too"
     )
-
-
-def _is_whole(system: Written) -> bool:
-    """Tell whether a system is an encoder with all dimensions, its own items and exact search."""
-    return system.kind == "encoder" and not system.options and not system.items
 
 
 def _is_bundle(source: str) -> bool:

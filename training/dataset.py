@@ -65,7 +65,7 @@ def make_dataset(options: DatasetOptions) -> dict[str, Any]:
         CommandError: a file cannot be read, no pair is left, a split would be empty, or memory
             ran out.
     """
-    _require_fields(options.item_fields)
+    require_fields(options.item_fields)
     remedy = f"lower --pairs (now {options.num_pairs}), or give item files of fewer items"
     with out_of_memory_as_sentence(remedy):
         skipped = Skipped()
@@ -198,7 +198,33 @@ def _describe_split(pairs: Sequence[Pair], items: Mapping[str, Item]) -> dict[st
     return {"pairs": len(pairs), "titles": titles, "leakage": summary(leaks)}
 
 
-def _require_fields(fields: Sequence[str]) -> None:
+def fields_of(written: str) -> tuple[str, ...]:
+    """Return the fields of an item's text as they are given to a command.
+
+    >>> fields_of("title, brand")
+    ('title', 'brand')
+    """
+    return tuple(name.strip() for name in written.split(","))
+
+
+def template_of(fields: Sequence[str]) -> str:
+    """Return the item template of a bundle that makes the texts that `item_texts` makes.
+
+    Where a field is empty, the full stop before the next one stays.
+
+    >>> template_of(("title",)), template_of(("title", "brand", "description"))
+    ('{title}', '{title} {brand}. {description}')
+    """
+    others = ". ".join(f"{{{name}}}" for name in fields if name != "title")
+    return f"{{title}} {others}".rstrip()
+
+
+def require_fields(fields: Sequence[str]) -> None:
+    """Refuse fields that items do not have, and texts without a title.
+
+    Raises:
+        CommandError: they are such.
+    """
     for name in fields:
         if name not in ITEM_FIELDS:
             raise CommandError(f"item field is {name!r}; allowed {', '.join(ITEM_FIELDS)}")
@@ -234,9 +260,10 @@ def main(
     """Choose reviews as queries, split them by product, report what they give away."""
     with errors_as_sentences():
         filters = Filters(rating_min, tokens_min, language)
-        fields = tuple(name.strip() for name in item_fields.split(","))
         print_result(
-            make_dataset(DatasetOptions(reviews, items, out, filters, pairs, fields, seed))
+            make_dataset(
+                DatasetOptions(reviews, items, out, filters, pairs, fields_of(item_fields), seed)
+            )
         )
 
 

@@ -51,11 +51,17 @@ class EvaluateOptions:
     record: bool = False
     dev_queries: int = 0
     """Weights are tuned on so many queries of dev; 0 for all of them."""
+    reranked_dev_queries: int = 0
+    """And those of fusions with a reranking on so many of these; 0 for all of them."""
+    tune: bool = True
+    """False: nothing is tuned, even where there is a dev split."""
 
 
 @out_of_memory_as_sentence("compare fewer systems at once, or give a data set of fewer items")
 def compare(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate every system, write runs, results and report; return the results.
+
+    What was recorded is in them as well, and what was not, for it keeps too little ("refused").
 
     Raises:
         CommandError: data set, system or baseline does not fit, nothing can be recorded, or memory
@@ -93,7 +99,8 @@ def compare(options: EvaluateOptions) -> dict[str, Any]:
     write_report(options.out, results, systems)
     write_cases(options.out, collection, runs, baseline, options.data)
     if options.record:
-        results["recorded"] = bundle_records.record(written, opened, results)
+        recorded, refused = bundle_records.record(written, opened, results)
+        results |= {"recorded": recorded, "refused": refused}
     return results
 
 
@@ -155,15 +162,28 @@ def describe_dev(dev: Collection | None) -> dict[str, Any] | None:
 def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
     """Return the collection to search and what to tune on: dev, where that is another split."""
     collection = load_collection(options.data, options.split)
-    dev = None
-    if (options.data / "qrels" / "dev.tsv").is_file() and options.split != "dev":
-        dev = load_collection(options.data, "dev")
-        if options.dev_queries:
-            dev = narrow(dev, len(dev.item_ids), options.dev_queries, _DEV_SEED)
+    has_dev = (options.data / "qrels" / "dev.tsv").is_file() and options.split != "dev"
+    dev = load_collection(options.data, "dev") if has_dev and options.tune else None
+    if dev:
+        dev = _fewer_queries(dev, options.dev_queries)
     if options.masked:
         collection = with_masked_queries(collection, topics)
         dev = with_masked_queries(dev, topics) if dev else None
-    return Ground(collection, dev, is_of_reviews(options.data), options.cache)
+    few = _fewer_queries(dev, options.reranked_dev_queries) if dev else None
+    return Ground(
+        collection,
+        dev,
+        is_of_reviews(options.data),
+        options.cache,
+        few_of_dev=few if few is not dev else None,
+    )
+
+
+def _fewer_queries(dev: Collection, num_queries: int) -> Collection:
+    """Return dev with so many of its queries at most, drawn at random; 0 for all of them."""
+    if not 0 < num_queries < len(dev.query_ids):
+        return dev
+    return narrow(dev, len(dev.item_ids), num_queries, _DEV_SEED)
 
 
 def summarize(
@@ -252,6 +272,8 @@ def main(
                 **({"recorded": results["recorded"]} if record else {}),
             }
         )
+        if record and results["refused"]:
+            raise CommandError("; ".join(results["refused"]))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,13 @@ INPUTS_FILE = "inputs.json"
 
 
 def require_same_inputs(
-    out: Path, reviews: Sequence[Path], items: Sequence[Path], num_pairs: int
+    out: Path,
+    reviews: Sequence[Path],
+    items: Sequence[Path],
+    num_pairs: int,
+    item_fields: Sequence[str],
 ) -> None:
-    """Refuse a folder of other files, of other content of theirs, or of another number of pairs.
+    """Refuse a folder of other files, of other content of theirs, or of another choice from them.
 
     A new folder is told what it is made of.
 
@@ -25,10 +29,13 @@ def require_same_inputs(
         "reviews": [_facts_of(path) for path in reviews],
         "items": [_facts_of(path) for path in items],
         "pairs": num_pairs,
+        "item_fields": list(item_fields),
     }
     known = read_object(out / INPUTS_FILE)
-    if known is not None and known != inputs:
-        raise CommandError(_what_differs(out, known, inputs))
+    if known is not None:
+        known = {"item_fields": ["title"], **known}  # earlier versions knew no other
+        if known != inputs:
+            raise CommandError(_what_differs(out, known, inputs))
     write_object(out / INPUTS_FILE, inputs)
 
 
@@ -55,6 +62,12 @@ def _what_differs(out: Path, known: Mapping[str, Any], inputs: Mapping[str, Any]
     }:
         named = ", ".join(before) or "files of which it keeps no hashes"
         return f"{out} holds what was made of other files ({named}); give another --out"
+    if known["item_fields"] != inputs["item_fields"]:
+        before_it, now_it = (",".join(each["item_fields"]) for each in (known, inputs))
+        return (
+            f"{out} was made with --item-fields {before_it}, not {now_it}; give that, or another "
+            "--out"
+        )
     return (
         f"{out} was made with --pairs {known.get('pairs')}, not {inputs['pairs']}; give that, or "
         "another --out"

@@ -1,4 +1,4 @@
-"""From review files to a table and a bundle in one command; every stage goes on where it was.
+"""From review files to tables and bundles in one command; every stage goes on where it was.
 
 `python -m training.reproduce --reviews FILE --items FILE --recipe RECIPE --out DIR` makes
 
@@ -9,8 +9,15 @@
                          (training.evaluate), with the curves of the runs; and in
                          DIR/report-masked/ without the title's words
 
+With `--distill RECIPE` a query encoder is trained in the space of `--teacher`, or else of the first
+recipe's bundle (training.distill), exported, and measured over the teacher's items, whose bundle
+lists it where it keeps enough.
+
 With `--reranker RECIPE` a cross-encoder is trained on what the first recipe's model finds
-(training.train_reranker), exported, and measured at three depths.
+(training.train_reranker), exported, and measured over that and over the weighted fusion.
+
+With `--judgements FOLDER` all but the HNSW graphs is compared on that collection, too, in
+DIR/report-FOLDER/: with the weights that dev of the reviews chose, and BM25's own defaults.
 
 A recipe may start from what one before it leaves: its base is then `runs/NAME/model`.
 
@@ -20,228 +27,89 @@ files are refused, and so is, before all, a recipe that its base cannot do.
 """
 
 import logging
-import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from rpc.files import sha256_of
-from rpc.terminal import CommandError, errors_as_sentences, print_result
-from training.bases import RUNS_FOLDER, is_made_in, require_bases, with_base_in
-from training.bundle_files import ENCODER_FILE
-from training.checkpoints import held
+from rpc.terminal import errors_as_sentences, print_result, warn
+from training.bases import RUNS_FOLDER
 from training.curves import CURVES_FILE
-from training.dataset import DATASET_FILE, DatasetOptions, make_dataset
+from training.dataset import DATASET_FILE, DatasetOptions, fields_of, make_dataset
 from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.examples import read_examples
-from training.export import export
-from training.export_options import ExportOptions
 from training.inputs import require_same_inputs
-from training.json_files import read_object, write_object
 from training.pairs import NUM_PAIRS
-from training.recipe import AnyRecipe, Recipe, RerankerRecipe, read_recipe, read_recipe_of
+from training.plan import (
+    MASKED_REPORT_FOLDER,
+    REPORT_FOLDER,
+    Plan,
+    ReproduceOptions,
+    judged_report_of,
+    read_plan,
+)
+from training.recipe import AnyRecipe
 from training.report import add_curves
-from training.reproduced_systems import reranked_of, systems_of
-from training.runs import MODEL_FOLDER, RUN_FILE
-from training.system_notation import parse_systems, require_plain
-from training.train import train
-from training.train_reranker import train_reranker
+from training.reproduced_runs import make_bi_encoder, make_reranker, make_student
+from training.reproduced_systems import as_chosen
 
-LEARNED_FROM_FILE = "learned_from.json"
+RERANKED_DEV_QUERIES = 300
+Recalls = dict[str, float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class ReproduceOptions:
-    """What to learn from, by which recipes, and what to export."""
-
-    reviews: Sequence[Path]
-    items: Sequence[Path]
-    recipes: Sequence[Path]
-    out: Path
-    num_pairs: int = NUM_PAIRS
-    reranker: Path | None = None
-    quantization: Literal["int8", "none"] = "int8"
-
-
-def reproduce(options: ReproduceOptions) -> dict[str, dict[str, float | None]]:
-    """Run every stage that is not done yet; return recall@10 of every system.
+def reproduce(options: ReproduceOptions) -> dict[str, Recalls]:
+    """Run every stage that is not done yet; return recall@10 of every system, by report.
 
     Raises:
         CommandError: a file, a recipe or what lies in the folder does not fit.
     """
-    recipes, reranker = _read_recipes(options)
-    systems = systems_of(recipes, options.out)
-    if reranker:
-        systems += reranked_of(reranker, recipes[0], options.out)
-    _require_names(recipes, reranker, systems)
-    require_bases(recipes, reranker, options.out)
-    require_same_inputs(options.out, options.reviews, options.items, options.num_pairs)
-    data = options.out / "data"
-    if not (data / DATASET_FILE).is_file():
+    plan = read_plan(options)
+    require_same_inputs(
+        options.out, options.reviews, options.items, options.num_pairs, options.item_fields
+    )
+    if not (options.data / DATASET_FILE).is_file():
         make_dataset(
-            DatasetOptions(options.reviews, options.items, data, num_pairs=options.num_pairs)
-        )
-    _require_categories([*recipes, *([reranker] if reranker else [])], data)
-    for recipe in recipes:
-        _train_and_export(recipe, data, options)
-    if reranker:
-        _train_reranker(reranker, recipes[0], data, options)
-    recalls: dict[str, dict[str, float | None]] = {}
-    for folder, masked in (("report", False), ("report-masked", True)):
-        results = compare(
-            EvaluateOptions(
-                data,
-                systems,
-                options.out / folder,
-                options.out / "embeddings",
-                masked=masked,
-                record=not masked,
+            DatasetOptions(
+                options.reviews,
+                options.items,
+                options.data,
+                num_pairs=options.num_pairs,
+                item_fields=options.item_fields,
             )
         )
-        recalls[folder] = recalls_of(results)
-    runs = [options.out / "runs" / each.name for each in (*recipes, *filter(None, [reranker]))]
-    add_curves(options.out / "report", {run.name: run / CURVES_FILE for run in runs})
-    return recalls
+    _require_categories(plan.all_recipes, options.data)
+    for recipe in plan.recipes:
+        make_bi_encoder(recipe, options)
+    for student in plan.students:
+        make_student(student, plan.teacher, options)
+    if plan.reranker:
+        make_reranker(plan.reranker, plan.recipes[0], options)
+    return _compare_all(plan, options)
 
 
-def _read_recipes(options: ReproduceOptions) -> tuple[list[Recipe], RerankerRecipe | None]:
-    """Return the recipes, with what they start from found in the folder where they name it so."""
-    require_plain("--out", str(options.out))
-    recipes: list[Recipe] = []
-    for path in options.recipes:
-        recipes.append(with_base_in(read_recipe(path), options.out, recipes))
-    if options.reranker is None:
-        return recipes, None
-    reranker = read_recipe_of(RerankerRecipe, options.reranker)
-    return recipes, with_base_in(reranker, options.out, recipes)
+def _compare_all(plan: Plan, options: ReproduceOptions) -> dict[str, Recalls]:
+    """Write every report; return recall@10 of every system, by report."""
 
+    def report(folder: str, data: Path, systems: Sequence[str], **how: Any) -> dict[str, Any]:
+        out = options.out / folder
+        return compare(EvaluateOptions(data, systems, out, options.embeddings, **how))
 
-def _train_reranker(
-    reranker: RerankerRecipe, first: Recipe, data: Path, options: ReproduceOptions
-) -> None:
-    """Train a cross-encoder on what a recipe's model finds, and write its bundle, once each."""
-    runs = options.out / RUNS_FOLDER
-    run, of = runs / reranker.name, runs / first.name
-    learned_from = _learned_from(reranker) | {"bi_encoder": _model_of(of)}
-    _forget_what_learned_from_another(run, learned_from)
-    _learn(
-        run,
-        reranker,
-        learned_from,
-        lambda: train_reranker(
-            reranker, data, str(of / MODEL_FOLDER), run, options.out / "embeddings"
-        ),
+    few = {"reranked_dev_queries": RERANKED_DEV_QUERIES}
+    found = {REPORT_FOLDER: report(REPORT_FOLDER, options.data, plan.systems, record=True, **few)}
+    for refused in found[REPORT_FOLDER].get("refused", ()):
+        warn(refused)
+    found[MASKED_REPORT_FOLDER] = report(
+        MASKED_REPORT_FOLDER, options.data, plan.systems, masked=True, **few
     )
-    _export(run, reranker, (), options)
-
-
-def _train_and_export(recipe: Recipe, data: Path, options: ReproduceOptions) -> None:
-    """Train by a recipe, unless that is done, and write the bundle of its model, likewise."""
-    run, learned_from = options.out / RUNS_FOLDER / recipe.name, _learned_from(recipe)
-    if is_made_in(options.out, recipe.model.base):
-        _forget_what_learned_from_another(run, learned_from)
-    _learn(run, recipe, learned_from, lambda: train(recipe, data, run))
-    _export(run, recipe, recipe.loss.matryoshka_dims, options)
-
-
-def _forget_what_learned_from_another(run: Path, learned_from: Mapping[str, Any]) -> None:
-    """Remove a run that learned from a model of this folder which has been made again since."""
-    known = read_object(run / LEARNED_FROM_FILE)
-    if known is not None and known != learned_from:
-        # Its checkpoint would refuse to go on, and the model it learned from is gone.
-        with held(run):
-            shutil.rmtree(run)
-
-
-def _learn(
-    run: Path, recipe: AnyRecipe, learned_from: Mapping[str, Any], train_it: Callable[[], Any]
-) -> None:
-    """Train, unless the run's record is there, of this very recipe and what it learns from.
-
-    Args:
-        run: the run's folder.
-        recipe: how to train.
-        learned_from: the models it learns from.
-        train_it: trains, or goes on; it refuses a folder whose checkpoint is of anything else.
-    """
-    recorded = read_object(run / RUN_FILE)
-    if (
-        recorded is not None
-        and recorded.get("recipe") == recipe.model_dump(mode="json")
-        and read_object(run / LEARNED_FROM_FILE) == learned_from
-    ):
-        return
-    if not run.exists():
-        write_object(run / LEARNED_FROM_FILE, learned_from)
-    train_it()
-    # A folder that was there before says only now that it fits: train_it did not refuse it.
-    write_object(run / LEARNED_FROM_FILE, learned_from)
-
-
-def _export(
-    run: Path, recipe: AnyRecipe, matryoshka_dims: tuple[int, ...], options: ReproduceOptions
-) -> None:
-    """Write the bundle of a run's model, unless there is one of this very model and options."""
-    bundle = options.out / "bundles" / recipe.name
-    record = bundle.with_name(f"{recipe.name}.json")
-    made_of = _model_of(run) | {
-        "quantization": options.quantization,
-        "matryoshka_dims": list(matryoshka_dims),
-    }
-    has_bundle = (bundle / ENCODER_FILE).is_file()
-    if has_bundle and read_object(record) == made_of:
-        return
-    # The record goes first: whatever is interrupted below, no bundle is taken for another.
-    record.unlink(missing_ok=True)
-    if has_bundle:
-        shutil.rmtree(bundle)
-    export(
-        ExportOptions(
-            model=str(run / MODEL_FOLDER),
-            out=bundle,
-            quantization=options.quantization,
-            name=recipe.name,
-            matryoshka_dims=matryoshka_dims,
-        )
-    )
-    write_object(record, made_of)
-
-
-def _learned_from(recipe: AnyRecipe) -> dict[str, Any]:
-    """Return what is known of the model that a recipe starts from: its weights, if in a folder."""
-    return {"base": _weights_of(Path(recipe.model.base))}
-
-
-def _model_of(run: Path) -> dict[str, Any]:
-    """Return what tells the model of a finished run from any other."""
-    recorded = read_object(run / RUN_FILE)
-    assert recorded is not None
-    # Another machine comes to other weights by the same run_id.
-    return {"run_id": recorded["run_id"], "weights": _weights_of(run / MODEL_FOLDER)}
-
-
-def _weights_of(model: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of weights in a model's folder, by its path there."""
-    files = sorted(each for kind in ("*.safetensors", "*.bin") for each in model.rglob(kind))
-    return {str(each.relative_to(model)): sha256_of(each) for each in files}
-
-
-def _require_names(
-    recipes: Sequence[Recipe], reranker: RerankerRecipe | None, systems: Sequence[str]
-) -> None:
-    """Refuse recipes that share a folder, and systems that the comparison would refuse.
-
-    Raises:
-        CommandError: two have one name.
-    """
-    names = Counter([each.name for each in recipes] + ([reranker.name] if reranker else []))
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise CommandError(f"two recipes are called {twice[0]}; give each a name of its own")
-    parse_systems(systems)
+    runs = {each.name: options.out / RUNS_FOLDER / each.name for each in plan.all_recipes}
+    curves = {name: run / CURVES_FILE for name, run in runs.items()}
+    add_curves(options.out / REPORT_FOLDER, curves)
+    for folder in options.judgements:
+        systems = as_chosen(plan.systems, found[REPORT_FOLDER]["systems"])
+        name = judged_report_of(folder)
+        found[name] = report(name, folder, systems, baseline="bm25", tune=False)
+    return {name: recalls_of(results) for name, results in found.items()}
 
 
 def _require_categories(recipes: Sequence[AnyRecipe], data: Path) -> None:
@@ -263,15 +131,48 @@ def main(
     reranker: Annotated[
         Path | None, typer.Option(help="A recipe, as training/recipes/reranker-minilm.toml.")
     ] = None,
+    distill: Annotated[
+        list[Path] | None, typer.Option(help="Recipes, as training/recipes/distill-minilm.toml.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="In whose space --distill is: folder, id or bundle; default: the first recipe's."
+        ),
+    ] = None,
+    judgements: Annotated[
+        list[Path] | None,
+        typer.Option(help="BEIR folders to measure on, too; nothing is trained or tuned on them."),
+    ] = None,
+    item_fields: Annotated[
+        str, typer.Option(help="What an item's text is made of, as title,brand,description.")
+    ] = "title",
 ) -> None:
     """Make a data set, train, export and compare."""
     logging.getLogger("vitrine").setLevel(logging.INFO)
     with errors_as_sentences():
-        recalls = reproduce(
-            ReproduceOptions(reviews, items, recipe, out, pairs, reranker, quantize)
+        options = ReproduceOptions(
+            reviews,
+            items,
+            recipe,
+            out,
+            pairs,
+            reranker,
+            quantize,
+            distill or (),
+            teacher,
+            judgements or (),
+            fields_of(item_fields),
         )
-        report = str(out / "report" / "report.md")
-        print_result({"report": report, "recall_at_10": recalls["report"]})
+        recalls = reproduce(options)
+        judged = {name: recalls[name] for name in map(judged_report_of, options.judgements)}
+        print_result(
+            {
+                "report": str(out / REPORT_FOLDER / "report.md"),
+                "recall_at_10": recalls[REPORT_FOLDER],
+                **({"judgements": judged} if judged else {}),
+            }
+        )
 
 
 if __name__ == "__main__":

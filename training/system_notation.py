@@ -28,6 +28,7 @@ _RANGES = {
     "lexical_weight": (0.0, 100.0), "alpha": (0.0, 1.0), "short_alpha": (0.0, 1.0),
     "depth": (1, HITS_MAX),
 }  # fmt: skip
+FUSIONS = ("rrf", "weighted")
 _WHOLE = ("dim", "ef_search", "depth")
 _KEYS = {
     "bm25": ("k1", "b"),
@@ -57,6 +58,11 @@ class Written:
     items: str
     parts: tuple[str, ...]
     options: Mapping[str, float]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is an encoder with all dimensions, its own items and exact search."""
+        return self.kind == "encoder" and not self.options and not self.items
 
 
 def require_plain(what: str, path: str) -> None:

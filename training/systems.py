@@ -1,7 +1,7 @@
 """Systems over a collection, as `training.system_notation` writes them, ready to search."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Opened:
         tuned: dev chose that.
         ann_recall: share of the exact first ten that it finds, 0..1; None where it searches
             exactly, or for fewer.
+        reranked: a cross-encoder is part of it, so that a search takes long.
     """
 
     search: Search
@@ -58,6 +59,7 @@ class Opened:
     options: Mapping[str, float] = field(default_factory=dict)
     tuned: bool = False
     ann_recall: float | None = None
+    reranked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Ground:
         dev: queries over the same items to tune on; None: nothing is tuned.
         same_title: the items that answer a query count as one.
         cache: folder of embeddings and scores of pairs.
+        few_of_dev: some of dev's queries, on which fusions with a reranking are tuned; None: on
+            all.
         encoders, scorers: those that are open, by source.
         graphs: HNSW graphs that are built, by source and dimensions of their items.
     """
@@ -77,6 +81,7 @@ class Ground:
     dev: Collection | None
     same_title: bool
     cache: Path
+    few_of_dev: Collection | None = None
     encoders: dict[str, TextEncoder] = field(default_factory=dict)
     scorers: dict[str, PairScorer] = field(default_factory=dict)
     graphs: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -120,7 +125,7 @@ def open_system(system: Written, ground: Ground, opened: Mapping[str, Opened]) -
         return _open_encoder(system, ground)
     if system.kind == "rerank":
         return _open_reranking(system, ground, opened[system.parts[0]].search)
-    dense, lexical = (opened[name].search for name in system.parts)
+    dense, lexical = (opened[name] for name in system.parts)
     return _open_fusion(system, ground, dense, lexical)
 
 
@@ -151,8 +156,10 @@ def _timed(ground: Ground) -> Sequence[str]:
     return ground.collection.query_texts[:TIMED_QUERIES]
 
 
-def _how_set(tuned: bool) -> str:
-    return "tuned on dev" if tuned else "as given"
+def _how_set(tuned: bool, few: Collection | None = None) -> str:
+    if not tuned:
+        return "as given"
+    return f"tuned on {len(few.query_ids)} queries of dev" if few else "tuned on dev"
 
 
 def _open_encoder(system: Written, ground: Ground) -> Opened:
@@ -228,8 +235,13 @@ def first_dims(vectors: Floats, dim: int) -> Floats:
     return unit
 
 
-def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search) -> Opened:
+def _open_fusion(system: Written, ground: Ground, first: Opened, second: Opened) -> Opened:
     """Return two systems as one, at the weights that are given, or that dev chooses."""
+    dense, lexical = first.search, second.search
+    reranked = first.reranked or second.reranked
+    few = ground.few_of_dev if reranked else None
+    if few:
+        ground = replace(ground, dev=few)
     tuned = not system.options and ground.dev is not None
     if system.kind == "rrf":
         options = {"lexical_weight": 1.0, **system.options}
@@ -258,10 +270,11 @@ def _open_fusion(system: Written, ground: Ground, dense: Search, lexical: Search
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items())
     return Opened(
         lambda queries: fuse(queries, dense(queries), lexical(queries)),
-        f"{names}, {shown}, {_how_set(tuned)}",
+        f"{names}, {shown}, {_how_set(tuned, few)}",
         {"fuse": lone_ms(lambda each: fuse(*each), alone)},
         options=options,
         tuned=tuned,
+        reranked=reranked,
     )
 
 
@@ -318,4 +331,5 @@ def _open_reranking(system: Written, ground: Ground, first: Search) -> Opened:
 
     timed = _timed(ground)
     p50_ms = {"rerank": median_ms(scorer.score, pairs_of(timed, first(timed)))}
-    return Opened(search, f"{system.parts[0]}, first {depth} by {scorer.name}", p50_ms)
+    note = f"{system.parts[0]}, first {depth} by {scorer.name}"
+    return Opened(search, note, p50_ms, reranked=True)

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from encoder_service.bundle import load_bundle
 from rpc.terminal import CommandError
 from tests.training.small_models import make_model
 from training.bundle_files import write_bundle
-from training.evaluate import EvaluateOptions, compare
+from training.evaluate import EvaluateOptions, compare, main
 from training.export import export
 from training.export_options import ExportOptions
 
@@ -102,13 +103,19 @@ def test_an_encoder_that_asks_as_well_is_listed_once(bundles, tiny_data, tmp_pat
     assert load_bundle(twin).compatible_query_encoders == ()
 
 
-def test_an_encoder_of_another_space_is_not_listed(bundles, tiny_data, tmp_path):
+def test_an_encoder_of_another_space_is_not_listed(bundles, tiny_data, tmp_path, capsys):
     own, before, stranger = bundles / "own", description(bundles / "own"), bundles / "stranger"
-    with pytest.raises(CommandError, match=r"other keeps 0\.\d+ of the recall@10 of .*; 0\.97 is"):
-        recorded(tiny_data, tmp_path / "out", f"own={own}", f"other={stranger}@{own}")
+    systems = [f"own={own}", f"other={stranger}@{own}"]
+    found = recorded(tiny_data, tmp_path / "out", *systems)
+    assert found["recorded"] == []
+    [refused] = found["refused"]
+    assert re.match(r"other keeps 0\.\d+ of the recall@10 of .*; 0\.97 is", refused)
     assert description(own) == before
-    # It was measured all the same.
+    # It was measured all the same, and the command says that it failed.
     assert (tmp_path / "out" / "report.md").is_file()
+    with pytest.raises(SystemExit):
+        main(tiny_data, systems, tmp_path / "out", cache=tmp_path / "cache", record=True)
+    assert refused in capsys.readouterr().err
 
 
 def test_what_cannot_be_recorded_is_refused_before_any_work(bundles, tiny_data, tmp_path):

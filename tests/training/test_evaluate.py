@@ -122,6 +122,12 @@ def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
     assert results["queries"] == 3
 
 
+def test_a_collection_that_is_left_alone_tunes_nothing(data, tmp_path):
+    results = compared(data, tmp_path / "out", "bm25", tune=False)
+    assert results["systems"]["bm25"]["note"] == "k1 1.2, b 0.75, as given"
+    assert results["dev"] is None
+
+
 def test_running_out_of_memory_is_a_sentence(data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_module, "load_collection", raises(MemoryError()))
     with pytest.raises(CommandError, match="out of memory: compare fewer systems at once"):

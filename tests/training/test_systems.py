@@ -116,6 +116,33 @@ def test_a_fusion_over_a_graph_that_finds_few_is_tuned(tiny_model, tiny_data, tm
     assert (found != NO_ROW).any(axis=1).all()
 
 
+def test_a_fusion_with_a_reranking_is_tuned_on_some_of_dev(tiny_data, tmp_path, monkeypatch):
+    asked = set()
+
+    def score(pairs):
+        asked.update(query for query, _ in pairs)
+        return np.float32([crc32(text.encode()) % 997 for _, text in pairs])
+
+    scorer = PairScorer("sums", "f1", score)
+    monkeypatch.setattr("training.systems.open_scorer", lambda source: scorer)
+    systems = [
+        "bm25", "rerank:bm25+sums?depth=2", "both=weighted:rerank+bm25", "again=rrf:both+bm25",
+        "weighted:bm25+bm25",
+    ]  # fmt: skip
+    options = EvaluateOptions(
+        tiny_data, systems, tmp_path, tmp_path / "cache", masked=False, reranked_dev_queries=3
+    )
+    found = compare(options)
+    notes = {name: each["note"] for name, each in found["systems"].items()}
+    assert notes["both"].endswith("tuned on 3 queries of dev")
+    assert notes["again"].endswith("tuned on 3 queries of dev")
+    assert notes["weighted"].endswith(", tuned on dev")
+    assert found["dev"]["queries"] == 24
+    # Three of dev's reviews, which are test's as well, and a few words for each of the three.
+    test = set(load_collection(tiny_data, "test").query_texts)
+    assert len(asked - test) == 3
+
+
 def test_a_reranked_side_keeps_scores_below_zero():
     dense, reranked = hits({7: 0.9, 3: 0.8}), hits({3: -1.0, 5: -4.0})
     [by_rank] = reciprocal_ranks(dense, reranked, 1.0)
