@@ -41,7 +41,9 @@ from training.evaluate import EvaluateOptions, compare, recalls_of
 from training.examples import read_examples
 from training.inputs import require_same_inputs
 from training.pairs import NUM_PAIRS
-from training.plan import (
+from training.recipe import AnyRecipe
+from training.report import add_curves
+from training.reproduce_plan import (
     MASKED_REPORT_FOLDER,
     REPORT_FOLDER,
     Plan,
@@ -49,8 +51,6 @@ from training.plan import (
     judged_report_of,
     read_plan,
 )
-from training.recipe import AnyRecipe
-from training.report import add_curves
 from training.reproduced_runs import make_bi_encoder, make_reranker, make_student
 from training.reproduced_systems import as_chosen
 

@@ -14,8 +14,8 @@ from training.distill import distill
 from training.export import export
 from training.export_options import ExportOptions
 from training.json_files import read_object, write_object
-from training.plan import ReproduceOptions
 from training.recipe import AnyRecipe, DistillRecipe, Recipe, RerankerRecipe
+from training.reproduce_plan import ReproduceOptions
 from training.runs import MODEL_FOLDER, RUN_FILE
 from training.train import train
 from training.train_reranker import train_reranker

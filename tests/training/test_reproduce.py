@@ -9,9 +9,9 @@ from rpc.terminal import CommandError
 from tests.training.small_models import make_cross_encoder
 from training import reproduce as module
 from training import reproduced_runs
-from training.plan import ReproduceOptions, read_plan
 from training.recipe import DistillRecipe, Recipe
 from training.reproduce import reproduce
+from training.reproduce_plan import ReproduceOptions, read_plan
 from training.reproduced_systems import students_of, systems_of
 from training.sample_catalog import write_sample
 from training.system_notation import parse_systems
