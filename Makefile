@@ -8,7 +8,7 @@ PYTEST_FLAGS ?=
 # What `make reproduce` learns from, and how: files of Amazon Reviews 2023, or others like them.
 REVIEWS ?= ../shared/data/reviews/reviews.jsonl.gz
 ITEMS ?= ../shared/data/reviews/meta.jsonl.gz
-RECIPES ?= training/recipes/in-batch-minilm.toml
+RECIPES ?= training/recipes/best-minilm.toml
 RERANKER ?=
 DISTILL ?=
 TEACHER ?=
