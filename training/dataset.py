@@ -14,6 +14,7 @@ import gzip
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,6 +149,7 @@ def query_entry(name: str, pair: Pair, items: Mapping[str, Item]) -> dict[str, A
         "category": item.category,
         "tokens": count_tokens(pair.query),
         "num_reviews": pair.num_reviews,
+        "title_percent": ceil(100 * leak_of(pair.query, item.title, item.brand).title_share),
     }
     return {"_id": name, "text": pair.query, "metadata": metadata}
 

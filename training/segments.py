@@ -1,7 +1,8 @@
 """The segments that queries are in, and a measure by segment.
 
-A query's segments are the category of its product, the length of the review, how many reviews its
-product has, and, where the data set has a train split, whether any of its items was trained on.
+A query's segments are the category of its product, the length of the review, how many of the words
+of the product's title stand in it, how many reviews the product has, and, where the data set has a
+train split, whether any of its items was trained on.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ from rpc.terminal import CommandError
 from training.beir import Collection, entries_of, find_file, text_of
 
 LENGTHS = ((1, 20), (21, 50), (51, 100), (101, None))
+TITLE_PERCENTS = ((0, 0), (1, 24), (25, 49), (50, 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ def topic_of(entry: Mapping[str, Any], at: str) -> Topic:
     Raises:
         CommandError: it cannot be understood.
 
-    >>> topic_of({"_id": "q", "metadata": {"tokens": 30, "num_reviews": 1}}, "here").segments
-    {'review length': '21-50 words', 'reviews of the product': '1'}
+    >>> topic_of({"_id": "q", "metadata": {"tokens": 30, "title_percent": 0}}, "here").segments
+    {'review length': '21-50 words', 'title words in the review': '0 %'}
     """
     data = entry["metadata"]
     if not isinstance(data, dict):
@@ -61,6 +62,8 @@ def topic_of(entry: Mapping[str, Any], at: str) -> Topic:
         segments["reviews of the product"] = (
             "1" if number == 1 else "2-4" if number < 5 else "5 and more"
         )
+    if (percent := _count(data, "title_percent", at)) is not None:
+        segments["title words in the review"] = title_segment(percent)
     masked, product = data.get("masked"), data.get("product")
     if not isinstance(masked, str | None):
         raise CommandError(f"{at}: metadata.masked is {masked!r}; a text is needed")
@@ -77,6 +80,16 @@ def length_segment(tokens: int) -> str:
         if high is not None and tokens <= high:
             return f"{low}-{high} words"
     return f"{LENGTHS[-1][0]} words and more"
+
+
+def title_segment(percent: int) -> str:
+    """Return the range that so many of 100 words of a title are in.
+
+    >>> title_segment(0), title_segment(24), title_segment(100)
+    ('0 %', '1-24 %', '50-100 %')
+    """
+    low, high = next(each for each in reversed(TITLE_PERCENTS) if percent >= each[0])
+    return f"{low}-{high} %" if high else "0 %"
 
 
 def with_masked_queries(collection: Collection, topics: Mapping[str, Topic]) -> Collection:

@@ -7,12 +7,13 @@ import pytest
 from rpc.terminal import CommandError
 from training import dataset, reviews
 from training.beir import load_collection
-from training.dataset import DatasetOptions, make_dataset
+from training.dataset import DatasetOptions, make_dataset, query_entry
 from training.duplicates import near_equal
 from training.filters import Filters, language_identifier
 from training.leakage import leak_of, mask
-from training.pairs import Choice, choose_pairs
+from training.pairs import Choice, Pair, choose_pairs
 from training.reviews import Item, Review, Skipped, read_items, read_reviews
+from training.topics import topic_of
 
 COLORS = ("red", "blue", "green", "black", "white", "pink", "grey", "brown", "orange", "violet")
 THINGS = ("boots", "scarf", "lamp", "kettle", "tent", "wallet", "drill", "pillow", "mirror", "vase")
@@ -273,6 +274,18 @@ def test_other_forms_of_a_title_s_words_are_masked_too():
     assert mask("Love these dresses, watches!", "Wrap Dress Watch", "") == "Love these , !"
     assert leak_of("Needs two batteries", "Battery", "").whole_title
     assert leak_of("I like this", "This", "").title_share == 0.0
+
+
+def test_a_review_says_how_much_of_its_title_it_has():
+    item = Item("B1", "Acme Rain Boots", "Acme", "Shoes", "")
+    for review, segment in [
+        ("Dry feet, all winter long.", "0 %"),
+        ("These boots are warm.", "25-49 %"),
+        ("The best rain boots of all.", "50-100 %"),
+    ]:
+        pair = Pair(review, "B1", ("acme rain boots",), 1)
+        found = topic_of(query_entry("r0", pair, {"B1": item}), "here").segments
+        assert found["title words in the review"] == segment
 
 
 def test_a_masked_review_gives_nothing_of_the_product_away():

@@ -99,6 +99,7 @@ def test_queries_that_end_early_are_refused(data, tmp_path):
 
 def test_what_a_query_does_not_say_of_itself_is_no_segment():
     said = {"tokens": None, "num_reviews": None, "category": " ", "product": None, "masked": None}
+    said["title_percent"] = None
     assert topic_of({"_id": "q", "metadata": said}, "here") == Topic("q", None, {})
 
 
