@@ -202,7 +202,7 @@ class RunSection(Section):
         patience: stop after so many evaluations without a better one; 0: never.
         dev_queries, dev_items: size of the collection it is measured on.
         checkpoint_steps: optimizer steps between checkpoints.
-        bf16: compute in bfloat16 on a GPU, and on a CPU that has AMX for it.
+        bf16: compute in bfloat16 on a GPU, and on a CPU that multiplies it (AMX, AVX-512 BF16).
     """
 
     seed: int = Field(default=7, ge=0, le=SEED_MAX)

@@ -26,6 +26,9 @@ from training.torch_encoder import max_tokens_of
 
 Rows = NDArray[np.int64]
 
+# What a CPU has that multiplies bfloat16 sooner than float32, as torch calls it.
+_CPU_BF16 = ("amx_bf16", "avx512_bf16")
+
 
 class Task(Protocol):
     """What is learned: a model, what a batch costs, and what dev is worth.
@@ -310,8 +313,9 @@ def backward_precision(recipe: AnyRecipe, device: torch.device) -> AbstractConte
 
 
 def in_bf16(recipe: AnyRecipe, device: torch.device) -> bool:
-    """Tell whether a run computes in bfloat16: on a GPU, or a CPU that multiplies tiles of it."""
-    pays = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Tell whether a run computes in bfloat16: on a GPU, or a CPU that multiplies it."""
+    capabilities = torch.cpu.get_capabilities()
+    pays = device.type == "cuda" or any(capabilities.get(each) for each in _CPU_BF16)
     return recipe.run.bf16 and pays
 
 
