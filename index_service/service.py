@@ -355,4 +355,5 @@ def _gate_of(measured: Measurement, gate: GateEntry) -> GateEntry:
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
         first_try=measured.effort.first_try,
+        score_margin=measured.effort.score_margin,
     )

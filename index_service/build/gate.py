@@ -31,8 +31,12 @@ EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 15
 EF_SEARCH_STEPS = 8
 """Into how many steps the stretch between too little and enough is cut then."""
 
-RESCORED_GRID = (12, 16, 20, 24, 28, 32, 40, 48, 64)
-"""How many candidates may be rescored; the last is used to find ef_search."""
+RESCORED_MAX = 64
+"""Most candidates that are rescored for ten hits, and as many as ef_search is found with."""
+
+SCORE_MARGINS = tuple(0.001 * 2 ** (step / 2) for step in range(14))
+"""How far below the tenth best the code of a candidate may score that is rescored: 0.001 to 0.09 of
+a cosine."""
 
 RECALL_SPARED = 0.0005
 """Recall that fewer rescored candidates may cost, above the required one."""
@@ -131,18 +135,16 @@ def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
 def choose(measure: Measure, required_recall: float, num_shards: int = 1) -> GateEntry:
     """Return the gate at the least effort that reaches the recall, or at the largest one."""
     # 1. Between which two of the grid enough is found for the first time.
-    most = RESCORED_GRID[-1]
-    coarse = measure([Effort(ef_search, most) for ef_search in EF_SEARCH_GRID])
+    coarse = measure([Effort(ef_search, RESCORED_MAX) for ef_search in EF_SEARCH_GRID])
     enough = first_reaching(coarse, required_recall)
     # 2. Where between them.
     if steps := _between(enough.effort.ef_search):
-        fine = measure([Effort(ef_search, most) for ef_search in steps])
+        fine = measure([Effort(ef_search, RESCORED_MAX) for ef_search in steps])
         enough = first_reaching([*fine, enough], required_recall)
     # 3. How few candidates need be rescored there.
-    ef_search = enough.effort.ef_search
-    fewer = measure([Effort(ef_search, rescored) for rescored in RESCORED_GRID])
-    spared = max(required_recall, fewer[-1].ann_recall_at_10 - RECALL_SPARED)
-    enough = first_reaching(fewer, spared)
+    fewer = measure([replace(enough.effort, score_margin=each) for each in SCORE_MARGINS])
+    spared = max(required_recall, enough.ann_recall_at_10 - RECALL_SPARED)
+    enough = first_reaching([*fewer, enough], spared)
     # 4. Whether a cheaper search does for most queries. Of several shards one would nearly always
     # search again, and all wait for it. Source: index_service/LOG.md, entry 14.
     if num_shards == 1 and enough.ann_recall_at_10 >= required_recall:
@@ -208,6 +210,7 @@ def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
         first_try=measured.effort.first_try,
+        score_margin=measured.effort.score_margin,
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID
+from index_service.build.gate import EF_SEARCH_GRID, RESCORED_MAX
 from index_service.build.projection import fit
 from index_service.build.shard_files import write_graph, write_item_ids
 from index_service.build.work_folder import WorkFolder
@@ -181,7 +181,7 @@ def search_setups(setups: Sequence[Setup], advance: Advance) -> list[Curve]:
     segments = [setup.segment() for setup in setups]
     probes, limits = setups[0].work.probes(), PlanLimits()
     exact = exact_scores(segments[0], probes, limits, _never)
-    efforts = [Effort(ef_search, RESCORED_GRID[-1]) for ef_search in EF_SEARCH_GRID]
+    efforts = [Effort(ef_search, RESCORED_MAX) for ef_search in EF_SEARCH_GRID]
     for segment in segments:
         # What is mapped is read from the disk now, not at the first ef_search.
         approximate_scores(segment, probes, efforts[0], limits, _never)
