@@ -12,17 +12,14 @@ from index_service.build.gate import choose
 from index_service.generation.manifest import GateEntry
 from index_service.planner import Effort, PlanLimits
 from index_service.recall import (
-    RECALL_K,
     Measurement,
     ScoreTable,
-    approximate_scores,
-    median_us,
-    merge_tables,
-    share_found,
+    answers,
+    measurement,
 )
 from index_service.segment import Segment
 
-KERNELS_DIFFER = np.float32(1e-6)
+KERNELS_DIFFER = 1e-6
 """Scores of different kernels differ in the last digits."""
 
 _GATE = TypeAdapter(GateEntry)
@@ -61,15 +58,5 @@ def measured(
     segments: Sequence[Segment], asked: NDArray[np.float32], truth: ScoreTable, effort: Effort
 ) -> Measurement:
     """Search all shards with every query, one at a time."""
-    searched = [
-        approximate_scores(segment, asked, effort, PlanLimits(), lambda: None)
-        for segment in segments
-    ]
-    tables = [table for table, _ in searched]
-    return Measurement(
-        ann_recall_at_10=share_found(truth, merge_tables(tables) + KERNELS_DIFFER),
-        effort=effort,
-        probes=len(asked),
-        search_p50_us=median_us(np.concatenate([seconds for _, seconds in searched])),
-        tenth_scores=np.concatenate([table[:, RECALL_K - 1] for table in tables]),
-    )
+    found = [answers(each, asked, effort, PlanLimits(), lambda: None) for each in segments]
+    return measurement(truth, found, effort, KERNELS_DIFFER)

@@ -13,14 +13,13 @@ from index_service.build.workers import Advance, Workers
 from index_service.generation.manifest import PROBES_FILE, GateEntry, shard_folder
 from index_service.planner import Effort, FirstTry, PlanLimits
 from index_service.recall import (
-    RECALL_K,
+    Answers,
     Measurement,
     ScoreTable,
-    approximate_scores,
+    answers,
     exact_scores,
-    median_us,
+    measurement,
     merge_tables,
-    share_found,
 )
 from index_service.segment import Segment
 from rpc.terminal import warn
@@ -72,8 +71,7 @@ class ShardScores:
     """What exact search and each effort found on one shard."""
 
     exact: ScoreTable
-    found: list[ScoreTable]
-    seconds: list[NDArray[np.float64]]
+    found: list[Answers]
 
 
 class ShardsMeasured:
@@ -123,13 +121,11 @@ def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
     exact = task.exact
     if exact is None:
         exact = exact_scores(segment, probes, limits, _never)
-    found, seconds = [], []
+    found = []
     for effort in task.efforts:
-        table, times = approximate_scores(segment, probes, effort, limits, _never)
-        found.append(table)
-        seconds.append(times)
+        found.append(answers(segment, probes, effort, limits, _never))
         advance(1)
-    return ShardScores(exact, found, seconds)
+    return ShardScores(exact, found)
 
 
 def choose(measure: Measure, required_recall: float, num_shards: int = 1) -> GateEntry:
@@ -209,6 +205,7 @@ def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
+        rescored_mean=measured.rescored_mean,
         first_try=measured.effort.first_try,
         score_margin=measured.effort.score_margin,
     )
@@ -242,14 +239,7 @@ def _between(ef_search: int) -> list[int]:
 
 def _measurement(scores: Sequence[ShardScores], number: int, effort: Effort) -> Measurement:
     exact = merge_tables([each.exact for each in scores])
-    found = merge_tables([each.found[number] for each in scores])
-    return Measurement(
-        ann_recall_at_10=share_found(exact, found),
-        effort=effort,
-        probes=len(exact),
-        search_p50_us=median_us(np.concatenate([each.seconds[number] for each in scores])),
-        tenth_scores=np.concatenate([each.found[number][:, RECALL_K - 1] for each in scores]),
-    )
+    return measurement(exact, [each.found[number] for each in scores], effort)
 
 
 def _never() -> None:

@@ -25,7 +25,7 @@ from index_service.generation.manifest import (
     IndexParameters,
 )
 from index_service.planner import Effort, PlanLimits
-from index_service.recall import approximate_scores, exact_scores, median_us, share_found
+from index_service.recall import answers, exact_scores, measurement
 from index_service.scoring import Halves, Rows
 from index_service.segment import Segment
 from rpc.files import replace_file
@@ -184,12 +184,12 @@ def search_setups(setups: Sequence[Setup], advance: Advance) -> list[Curve]:
     efforts = [Effort(ef_search, RESCORED_MAX) for ef_search in EF_SEARCH_GRID]
     for segment in segments:
         # What is mapped is read from the disk now, not at the first ef_search.
-        approximate_scores(segment, probes, efforts[0], limits, _never)
+        answers(segment, probes, efforts[0], limits, _never)
     points: list[list[CurvePoint]] = [[] for _ in setups]
     for effort in efforts:
         for segment, own in zip(segments, points, strict=True):
-            found, seconds = approximate_scores(segment, probes, effort, limits, _never)
-            own.append(CurvePoint(effort.ef_search, share_found(exact, found), median_us(seconds)))
+            found = measurement(exact, [answers(segment, probes, effort, limits, _never)], effort)
+            own.append(CurvePoint(effort.ef_search, found.ann_recall_at_10, found.search_p50_us))
             advance(1)
     return [setup.curve(own) for setup, own in zip(setups, points, strict=True)]
 

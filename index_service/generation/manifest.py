@@ -100,6 +100,8 @@ class GateEntry:
     search_p50_us: float
     rescored: int = 64
     """Most candidates rescored for ten hits."""
+    rescored_mean: float | None = None
+    """How many were, a probe and shard; None in manifests that do not say."""
     first_try: FirstTry | None = None
     """What searches for ten hits begin with; recall and time were measured with it."""
     score_margin: float | None = None

@@ -61,7 +61,8 @@ class TwoKindsOfQueries:
 
     def __call__(self, efforts):
         return [
-            Measurement(self.found(each).mean(), each, 100, 1.0, self.tenths) for each in efforts
+            Measurement(self.found(each).mean(), each, 100, 1.0, tenth_scores=self.tenths)
+            for each in efforts
         ]
 
     def found(self, effort):
