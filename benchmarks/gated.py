@@ -14,7 +14,7 @@ from index_service.planner import Effort, PlanLimits
 from index_service.recall import (
     Measurement,
     ScoreTable,
-    answers,
+    approximate_scores,
     measurement,
 )
 from index_service.segment import Segment
@@ -58,5 +58,8 @@ def measured(
     segments: Sequence[Segment], asked: NDArray[np.float32], truth: ScoreTable, effort: Effort
 ) -> Measurement:
     """Search all shards with every query, one at a time."""
-    found = [answers(each, asked, effort, PlanLimits(), lambda: None) for each in segments]
+    found = [
+        approximate_scores(segment, asked, effort, PlanLimits(), lambda: None)
+        for segment in segments
+    ]
     return measurement(truth, found, effort, KERNELS_DIFFER)

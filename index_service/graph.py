@@ -1,6 +1,5 @@
 """HNSW over 8-bit codes: finds candidates, which full vectors then score."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,6 @@ from numpy.typing import NDArray
 
 from index_service.scoring import Rows
 from rpc.errors import DataLoss
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Leaves out nodes whose codes score too low for their vectors to be among the best."""
-
-    wanted: int
-    """How many hits are wanted."""
-    score_margin: float
-    """How far below the last of these, by codes, a node may score."""
-
-    def kept(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return how many nodes are kept of each row of scores, shape (q, k), descending.
-
-        >>> Cut(2, 0.1).kept(np.array([[0.9, 0.8, 0.75, 0.6], [0.9, 0.5, 0.3, 0.2]], np.float32))
-        array([3, 2])
-        """
-        if self.wanted >= scores.shape[1]:
-            return np.full(len(scores), scores.shape[1])
-        least = scores[:, self.wanted - 1, np.newaxis] - np.float32(self.score_margin)
-        kept: NDArray[np.int64] = (scores >= least).sum(axis=1)
-        return kept
 
 
 class Graph:
@@ -87,7 +64,6 @@ class Graph:
         k: int,
         ef_search: int,
         allowed: NDArray[np.uint8] | None = None,
-        cut: Cut | None = None,
     ) -> list[Rows]:
         """Return for each query the nodes found, best by their codes first.
 
@@ -96,17 +72,13 @@ class Graph:
             k: how many nodes to return, fewer when fewer are found.
             ef_search: candidates kept while searching.
             allowed: one bit a node, least significant first; None for all.
-            cut: which of them to leave out.
         """
         parameters = _unfiltered(ef_search) if allowed is None else _filtered(ef_search, allowed)
         if self.projection is not None:
             queries = queries @ self.projection
-        scores, nodes = self._hnsw.search(queries, k, params=parameters)
+        _, nodes = self._hnsw.search(queries, k, params=parameters)
         # Where too few are found, -1 fills the end.
-        counts = (nodes >= 0).sum(axis=1)
-        if cut is not None:
-            counts = np.minimum(counts, cut.kept(scores))
-        return [found[:count] for found, count in zip(nodes, counts, strict=True)]
+        return [found if found[-1] >= 0 else found[found >= 0] for found in nodes]
 
 
 @lru_cache(maxsize=64)

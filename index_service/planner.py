@@ -59,12 +59,9 @@ class Effort:
 
     ef_search: int
     rescored: int = 64
-    """Most candidates rescored with full vectors for ten hits; in proportion for more."""
+    """Candidates rescored with full vectors for ten hits; in proportion for more."""
     first_try: FirstTry | None = None
     """What searches without a filter for up to ten hits do instead of one with ef_search."""
-    score_margin: float | None = None
-    """Of the candidates, those are rescored whose codes score at most so much below the last that
-    is wanted; None: all. Source: index_service/LOG.md, entry 27."""
 
     def candidates(self, wanted: int) -> int:
         """Return how many candidates are rescored for so many hits.
@@ -78,7 +75,7 @@ class Effort:
 
     def at(self, ef_search: int) -> "Effort":
         """Return the effort with an ef_search that somebody asked for."""
-        return Effort(ef_search, self.rescored, score_margin=self.score_margin)
+        return Effort(ef_search, self.rescored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +96,7 @@ class Plan:
     ef_search: int = 0
     """Zero on exact paths."""
     candidates: int = 0
-    """How many of the graph's finds are rescored at most; zero on exact paths."""
-    score_margin: float | None = None
-    """How far below the last that is wanted the code of a find may score that is rescored."""
+    """How many of the graph's finds are rescored; zero on exact paths."""
     first_try: FirstTry | None = None
     """Set while what is found may be called not good enough."""
     last_try: bool = False
@@ -181,9 +176,4 @@ def exactly(filtered: bool) -> Plan:
 
 def _graph(path: SearchPath, ef_search: int, demand: Demand) -> Plan:
     enough = demand.effort.candidates(demand.wanted)
-    return Plan(
-        path,
-        ef_search,
-        candidates=min(ef_search, enough),
-        score_margin=demand.effort.score_margin,
-    )
+    return Plan(path, ef_search, candidates=min(ef_search, enough))

@@ -17,6 +17,9 @@ RECALL_K = 10
 ScoreTable = NDArray[np.float32]
 """The best scores of each probe, shape (probes, k), descending, -inf where there are fewer hits."""
 
+Found = tuple[ScoreTable, NDArray[np.float64]]
+"""What was found on a shard, and the seconds that each probe took."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -26,21 +29,8 @@ class Measurement:
     effort: Effort
     probes: int
     search_p50_us: float
-    rescored_mean: float = 0.0
-    """Candidates rescored with full vectors, a probe and shard."""
     tenth_scores: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     """Of each probe on each shard, the score of the tenth best that was found; -inf for none."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """What searches of some probes, one at a time, came to."""
-
-    scores: ScoreTable
-    seconds: NDArray[np.float64]
-    """Of each probe."""
-    rescored: NDArray[np.int64]
-    """Candidates rescored for each probe."""
 
 
 def probe_recall(
@@ -52,29 +42,27 @@ def probe_recall(
 ) -> Measurement:
     """Measure ann_recall@10 of one shard against exact search."""
     exact = exact_scores(segment, probes, limits, stop)
-    found = answers(segment, probes, effort, limits, stop)
-    return measurement(exact, [found], effort)
+    return measurement(exact, [approximate_scores(segment, probes, effort, limits, stop)], effort)
 
 
 def measurement(
-    exact: ScoreTable, found: Sequence[Answers], effort: Effort, tolerance: float = 0.0
+    exact: ScoreTable, found: Sequence[Found], effort: Effort, tolerance: float = 0.0
 ) -> Measurement:
-    """Return what an effort over all shards came to.
+    """Return what an effort came to over all shards.
 
     Args:
         exact: the exact best over all shards.
-        found: what was found on each.
+        found: what was found on each shard.
         effort: with what effort.
-        tolerance: how much a score of a hit may be below that of exact search.
+        tolerance: how far a hit's score may be below that of exact search.
     """
-    together = merge_tables([each.scores for each in found]) + np.float32(tolerance)
+    together = merge_tables([scores for scores, _ in found]) + np.float32(tolerance)
     return Measurement(
         ann_recall_at_10=share_found(exact, together),
         effort=effort,
         probes=len(exact),
-        search_p50_us=median_us(np.concatenate([each.seconds for each in found])),
-        rescored_mean=_mean(np.concatenate([each.rescored for each in found])),
-        tenth_scores=np.concatenate([each.scores[:, RECALL_K - 1] for each in found]),
+        search_p50_us=median_us(np.concatenate([seconds for _, seconds in found])),
+        tenth_scores=np.concatenate([scores[:, RECALL_K - 1] for scores, _ in found]),
     )
 
 
@@ -88,25 +76,23 @@ def exact_scores(
     )
 
 
-def answers(
+def approximate_scores(
     segment: Segment,
     probes: NDArray[np.float32],
     effort: Effort,
     limits: PlanLimits,
     stop: Stop,
-) -> Answers:
-    """Search with an effort, one probe at a time."""
+) -> Found:
+    """Return the scores of what a search finds, one probe at a time, and the seconds of each."""
     found: list[NDArray[np.float32]] = []
     seconds = np.zeros(len(probes))
-    rescored = np.zeros(len(probes), dtype=np.int64)
     for number, probe in enumerate(probes):
         query = Query(embedding=probe, fetch_k=RECALL_K)
         started_s = time.perf_counter()
         [hits] = search_segment(segment, [query], effort, limits, stop)
         seconds[number] = time.perf_counter() - started_s
-        rescored[number] = hits.profile.rescored
         found.append(hits.scores)
-    return Answers(_table(found), seconds, rescored)
+    return _table(found), seconds
 
 
 def share_found(exact: ScoreTable, found: ScoreTable) -> float:
@@ -138,11 +124,6 @@ def merge_tables(tables: list[ScoreTable]) -> ScoreTable:
 def median_us(seconds: NDArray[np.float64]) -> float:
     """Return the median in microseconds; zero of nothing."""
     return round(float(np.median(seconds)) * 1e6, 1) if seconds.size else 0.0
-
-
-def _mean(counts: NDArray[np.int64]) -> float:
-    """Return the mean, to a tenth; zero of nothing."""
-    return round(float(counts.mean()), 1) if counts.size else 0.0
 
 
 def _table(scores: list[NDArray[np.float32]]) -> ScoreTable:

@@ -22,7 +22,7 @@ from index_service.generation.manifest import (
     NODES_FILE,
     VECTORS_FILE,
 )
-from index_service.graph import Cut, Graph
+from index_service.graph import Graph
 from index_service.half_scan import HalfScan
 from index_service.halffloat import to_float32
 from index_service.item_ids import ItemIds
@@ -205,7 +205,6 @@ class Segment:
         ef_search: int,
         matches: Matches | None,
         stop: Callable[[], None],
-        cut: Cut | None = None,
     ) -> list[Rows]:
         """Return for each query the rows that HNSW finds, best by their codes first.
 
@@ -216,7 +215,6 @@ class Segment:
             ef_search: candidates kept while searching.
             matches: the rows that may be found; None for all.
             stop: called between batches; raises when nobody waits for the answer any more.
-            cut: which of these to leave out; None: none.
         """
         allowed = None if matches is None else matches.mask
         bits = None if matches is None else matches.bits
@@ -226,7 +224,7 @@ class Segment:
         found: list[Rows] = []
         for start in range(0, len(queries), batch):
             stop()
-            nodes = self._graph.search(queries[start : start + batch], k, ef_search, bits, cut)
+            nodes = self._graph.search(queries[start : start + batch], k, ef_search, bits)
             found += [self._copies.rows_of(each, wanted, allowed) for each in nodes]
         return found
 

@@ -354,7 +354,5 @@ def _gate_of(measured: Measurement, gate: GateEntry) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
-        rescored_mean=measured.rescored_mean,
         first_try=measured.effort.first_try,
-        score_margin=measured.effort.score_margin,
     )

@@ -18,7 +18,6 @@ from index_service.generation.manifest import (
 )
 from index_service.generation.verify import Verification, verify
 from index_service.generation_memory import GenerationMemory
-from index_service.graph import Cut
 from index_service.holdings import Hold, Holding, Holdings, Loaded
 from index_service.memory import MemoryBudget, needed_bytes
 from index_service.planner import (
@@ -367,7 +366,7 @@ def _find(segment: Segment, together: Sequence[_Search], stop: Stop) -> list[Row
             most = max(search.wanted for search in together)
             allowed = matches if way.path is SearchPath.HNSW_FILTERED else None
             found = segment.search_graph(
-                queries, most, way.candidates, way.ef_search, allowed, stop, _cut(way, most)
+                queries, most, way.candidates, way.ef_search, allowed, stop
             )
         case SearchPath.EXACT_SCAN | SearchPath.EXACT_FILTERED:
             allowed = matches if way.path is SearchPath.EXACT_FILTERED else None
@@ -376,13 +375,6 @@ def _find(segment: Segment, together: Sequence[_Search], stop: Stop) -> list[Row
     for search in together:
         search.candidates_us += share_us
     return found
-
-
-def _cut(way: Plan, wanted: int) -> Cut | None:
-    """Return which of the graph's finds are not rescored; None: all are."""
-    if way.score_margin is None:
-        return None
-    return Cut(max(wanted, HITS_MEASURED), way.score_margin)
 
 
 def _rank(segment: Segment, search: _Search, candidates: Rows) -> None:

@@ -13,10 +13,10 @@ from index_service.build.workers import Advance, Workers
 from index_service.generation.manifest import PROBES_FILE, GateEntry, shard_folder
 from index_service.planner import Effort, FirstTry, PlanLimits
 from index_service.recall import (
-    Answers,
+    Found,
     Measurement,
     ScoreTable,
-    answers,
+    approximate_scores,
     exact_scores,
     measurement,
     merge_tables,
@@ -30,12 +30,8 @@ EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 15
 EF_SEARCH_STEPS = 8
 """Into how many steps the stretch between too little and enough is cut then."""
 
-RESCORED_MAX = 64
-"""Most candidates that are rescored for ten hits, and as many as ef_search is found with."""
-
-SCORE_MARGINS = tuple(0.001 * 2 ** (step / 2) for step in range(14))
-"""How far below the tenth best the code of a candidate may score that is rescored: 0.001 to 0.09 of
-a cosine."""
+RESCORED_GRID = (12, 16, 20, 24, 28, 32, 40, 48, 64)
+"""How many candidates may be rescored; the last is used to find ef_search."""
 
 RECALL_SPARED = 0.0005
 """Recall that fewer rescored candidates may cost, above the required one."""
@@ -71,7 +67,7 @@ class ShardScores:
     """What exact search and each effort found on one shard."""
 
     exact: ScoreTable
-    found: list[Answers]
+    found: list[Found]
 
 
 class ShardsMeasured:
@@ -109,7 +105,11 @@ class ShardsMeasured:
             measure_shard, tasks, "measure recall", len(tasks) * len(efforts)
         )
         self._exact = [each.exact for each in scores]
-        return [_measurement(scores, number, effort) for number, effort in enumerate(efforts)]
+        exact = merge_tables(self._exact)
+        return [
+            measurement(exact, [each.found[number] for each in scores], effort)
+            for number, effort in enumerate(efforts)
+        ]
 
 
 def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
@@ -123,7 +123,7 @@ def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
         exact = exact_scores(segment, probes, limits, _never)
     found = []
     for effort in task.efforts:
-        found.append(answers(segment, probes, effort, limits, _never))
+        found.append(approximate_scores(segment, probes, effort, limits, _never))
         advance(1)
     return ShardScores(exact, found)
 
@@ -131,16 +131,18 @@ def measure_shard(task: GateTask, advance: Advance) -> ShardScores:
 def choose(measure: Measure, required_recall: float, num_shards: int = 1) -> GateEntry:
     """Return the gate at the least effort that reaches the recall, or at the largest one."""
     # 1. Between which two of the grid enough is found for the first time.
-    coarse = measure([Effort(ef_search, RESCORED_MAX) for ef_search in EF_SEARCH_GRID])
+    most = RESCORED_GRID[-1]
+    coarse = measure([Effort(ef_search, most) for ef_search in EF_SEARCH_GRID])
     enough = first_reaching(coarse, required_recall)
     # 2. Where between them.
     if steps := _between(enough.effort.ef_search):
-        fine = measure([Effort(ef_search, RESCORED_MAX) for ef_search in steps])
+        fine = measure([Effort(ef_search, most) for ef_search in steps])
         enough = first_reaching([*fine, enough], required_recall)
     # 3. How few candidates need be rescored there.
-    fewer = measure([replace(enough.effort, score_margin=each) for each in SCORE_MARGINS])
-    spared = max(required_recall, enough.ann_recall_at_10 - RECALL_SPARED)
-    enough = first_reaching([*fewer, enough], spared)
+    ef_search = enough.effort.ef_search
+    fewer = measure([Effort(ef_search, rescored) for rescored in RESCORED_GRID])
+    spared = max(required_recall, fewer[-1].ann_recall_at_10 - RECALL_SPARED)
+    enough = first_reaching(fewer, spared)
     # 4. Whether a cheaper search does for most queries. Of several shards one would nearly always
     # search again, and all wait for it. Source: index_service/LOG.md, entry 14.
     if num_shards == 1 and enough.ann_recall_at_10 >= required_recall:
@@ -205,9 +207,7 @@ def gate_of(measured: Measurement, required_recall: float) -> GateEntry:
         probes=measured.probes,
         search_p50_us=measured.search_p50_us,
         rescored=measured.effort.rescored,
-        rescored_mean=measured.rescored_mean,
         first_try=measured.effort.first_try,
-        score_margin=measured.effort.score_margin,
     )
 
 
@@ -235,11 +235,6 @@ def _between(ef_search: int) -> list[int]:
         return []
     values = np.linspace(EF_SEARCH_GRID[place - 1], ef_search, EF_SEARCH_STEPS + 1)
     return sorted({round(value) for value in values[1:-1].tolist()})
-
-
-def _measurement(scores: Sequence[ShardScores], number: int, effort: Effort) -> Measurement:
-    exact = merge_tables([each.exact for each in scores])
-    return measurement(exact, [each.found[number] for each in scores], effort)
 
 
 def _never() -> None:

@@ -84,7 +84,7 @@ class Built:
     bytes: int
     ann_recall_at_10: float
     ef_search: int
-    rescored: float | None
+    rescored: int
     m: int
     code_dim: int
 
@@ -116,7 +116,7 @@ def build_generation(work_dir: Path, generations: Path, settings: BuildSettings)
         bytes=manifest.size_bytes,
         ann_recall_at_10=manifest.gate.ann_recall_at_10,
         ef_search=manifest.gate.ef_search,
-        rescored=manifest.gate.rescored_mean,
+        rescored=manifest.gate.rescored,
         m=manifest.index.m,
         code_dim=manifest.index.code_dim or manifest.encoder.dim,
     )

@@ -68,7 +68,7 @@ class Resharded:
     bytes: int
     ann_recall_at_10: float
     ef_search: int
-    rescored: float | None
+    rescored: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ def reshard(generations: Path, generation: int, num_shards: int) -> Resharded:
         bytes=manifest.size_bytes,
         ann_recall_at_10=manifest.gate.ann_recall_at_10,
         ef_search=manifest.gate.ef_search,
-        rescored=manifest.gate.rescored_mean,
+        rescored=manifest.gate.rescored,
     )
 
 

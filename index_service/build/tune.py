@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from index_service.build.gate import EF_SEARCH_GRID, RESCORED_MAX
+from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID
 from index_service.build.projection import fit
 from index_service.build.shard_files import write_graph, write_item_ids
 from index_service.build.work_folder import WorkFolder
@@ -25,7 +25,7 @@ from index_service.generation.manifest import (
     IndexParameters,
 )
 from index_service.planner import Effort, PlanLimits
-from index_service.recall import answers, exact_scores, measurement
+from index_service.recall import approximate_scores, exact_scores, median_us, share_found
 from index_service.scoring import Halves, Rows
 from index_service.segment import Segment
 from rpc.files import replace_file
@@ -181,15 +181,15 @@ def search_setups(setups: Sequence[Setup], advance: Advance) -> list[Curve]:
     segments = [setup.segment() for setup in setups]
     probes, limits = setups[0].work.probes(), PlanLimits()
     exact = exact_scores(segments[0], probes, limits, _never)
-    efforts = [Effort(ef_search, RESCORED_MAX) for ef_search in EF_SEARCH_GRID]
+    efforts = [Effort(ef_search, RESCORED_GRID[-1]) for ef_search in EF_SEARCH_GRID]
     for segment in segments:
         # What is mapped is read from the disk now, not at the first ef_search.
-        answers(segment, probes, efforts[0], limits, _never)
+        approximate_scores(segment, probes, efforts[0], limits, _never)
     points: list[list[CurvePoint]] = [[] for _ in setups]
     for effort in efforts:
         for segment, own in zip(segments, points, strict=True):
-            found = measurement(exact, [answers(segment, probes, effort, limits, _never)], effort)
-            own.append(CurvePoint(effort.ef_search, found.ann_recall_at_10, found.search_p50_us))
+            found, seconds = approximate_scores(segment, probes, effort, limits, _never)
+            own.append(CurvePoint(effort.ef_search, share_found(exact, found), median_us(seconds)))
             advance(1)
     return [setup.curve(own) for setup, own in zip(setups, points, strict=True)]
 

@@ -99,20 +99,16 @@ class GateEntry:
     probes: int
     search_p50_us: float
     rescored: int = 64
-    """Most candidates rescored for ten hits."""
-    rescored_mean: float | None = None
-    """How many were, a probe and shard; None in manifests that do not say."""
+    """Candidates rescored for ten hits."""
     first_try: FirstTry | None = None
     """What searches for ten hits begin with; recall and time were measured with it."""
-    score_margin: float | None = None
-    """How far below the tenth best the code of a candidate may score that is rescored."""
     queries_given: bool = False
     """Measured with queries that were given to the build, not with words of titles."""
 
     @property
     def effort(self) -> Effort:
         """How hard its searches try."""
-        return Effort(self.ef_search, self.rescored, self.first_try, self.score_margin)
+        return Effort(self.ef_search, self.rescored, self.first_try)
 
     @property
     def passed(self) -> bool:

@@ -3,22 +3,23 @@
 import numpy as np
 import pytest
 
-from index_service.build.gate import EF_SEARCH_GRID, RESCORED_MAX, SCORE_MARGINS, choose
+from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID, choose
 from index_service.recall import Measurement
 
 
 class Oracle:
-    """Knows from which ef_search and which margin of codes' scores on 0.995 is found."""
+    """Knows from which ef_search and how many rescored candidates on 0.995 is found."""
 
-    def __init__(self, ef_search, score_margin):
-        self.enough = ef_search, score_margin
+    def __init__(self, ef_search, rescored):
+        self.enough = ef_search, rescored
+        self.measured = []
 
     def __call__(self, efforts):
+        self.measured += [(each.ef_search, each.rescored) for each in efforts]
         return [Measurement(self.recall(each), each, 100, 1.0) for each in efforts]
 
     def recall(self, effort):
-        margin = float("inf") if effort.score_margin is None else effort.score_margin
-        found = effort.ef_search >= self.enough[0], margin >= self.enough[1]
+        found = effort.ef_search >= self.enough[0], effort.rescored >= self.enough[1]
         return 0.995 if all(found) else 0.9
 
 
@@ -30,19 +31,15 @@ def test_ef_search_is_found_between_the_places_of_the_grid(needed, chosen):
 
 
 def test_as_few_candidates_are_rescored_as_cost_no_recall():
-    gate = choose(Oracle(100, 0.007), 0.99)
-    assert (gate.ef_search, gate.rescored, gate.ann_recall_at_10) == (100, RESCORED_MAX, 0.995)
-    assert gate.score_margin == min(each for each in SCORE_MARGINS if each >= 0.007)
+    oracle = Oracle(100, 20)
+    gate = choose(oracle, 0.99)
+    assert (gate.ef_search, gate.rescored, gate.ann_recall_at_10) == (100, 20, 0.995)
+    rescored = [each for ef_search, each in oracle.measured if ef_search == 100]
+    assert rescored[-len(RESCORED_GRID) :] == list(RESCORED_GRID)
 
 
 def test_fewer_are_not_rescored_where_that_costs_recall_above_the_required_one():
-    assert choose(Oracle(16, SCORE_MARGINS[-1]), 0.5).score_margin == SCORE_MARGINS[-1]
-
-
-def test_all_candidates_are_rescored_where_no_margin_keeps_the_recall():
-    gate = choose(Oracle(16, 1.0), 0.99)
-    assert gate.score_margin is None
-    assert gate.passed
+    assert choose(Oracle(16, 48), 0.5).rescored == 48
 
 
 def test_where_nothing_is_enough_the_most_is_tried_and_the_gate_fails():
@@ -61,8 +58,7 @@ class TwoKindsOfQueries:
 
     def __call__(self, efforts):
         return [
-            Measurement(self.found(each).mean(), each, 100, 1.0, tenth_scores=self.tenths)
-            for each in efforts
+            Measurement(self.found(each).mean(), each, 100, 1.0, self.tenths) for each in efforts
         ]
 
     def found(self, effort):

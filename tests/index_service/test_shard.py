@@ -237,25 +237,6 @@ def test_a_filter_on_what_lies_elsewhere_is_searched_exactly(tmp_path):
         assert pairs(hits) == catalogue.best(probe, 10, lambda row: row >= 1_000)
 
 
-def rescored_by(segment, queries, effort):
-    found = search_segment(segment, queries, effort, PlanLimits(), never)
-    return [pairs(hits) for hits in found], [hits.profile.rescored for hits in found]
-
-
-def test_candidates_far_below_what_is_wanted_by_their_codes_are_not_rescored(random_home, shard):
-    queries = [Query(embedding=probe, fetch_k=5) for probe in random_home[1].probes]
-    with shard.hold(1) as hold:
-        all_hits, all_rescored = rescored_by(hold.segment, queries, Effort(100, 64))
-        hits, rescored = rescored_by(hold.segment, queries, Effort(100, 64, score_margin=0.02))
-        _, least = rescored_by(hold.segment, queries, Effort(100, 64, score_margin=0.0))
-    assert hits == all_hits
-    # Ten are, however few are wanted: the tenth tells whether a wider search is called for.
-    assert set(least) == {10}
-    assert set(all_rescored) == {64}
-    assert all(10 <= each < 64 for each in rescored)
-    assert len(set(rescored)) > 1
-
-
 @pytest.mark.parametrize(("score_enough", "as_with"), [(-1.0, 16), (1.1, 400)])
 def test_a_first_try_answers_unless_its_scores_are_too_low(
     random_home, shard, score_enough, as_with
