@@ -18,6 +18,7 @@ from index_service.generation.manifest import (
 )
 from index_service.generation.verify import Verification, verify
 from index_service.generation_memory import GenerationMemory
+from index_service.heap import give_back_freed
 from index_service.holdings import Hold, Holding, Holdings, Loaded
 from index_service.memory import MemoryBudget, needed_bytes
 from index_service.planner import (
@@ -129,6 +130,7 @@ class Shard:
             self._holdings.give_up(generation)
             raise
         self._holdings.finish(generation, arrival.loaded)
+        give_back_freed()
         return arrival
 
     def release(self, generation: int) -> bool:
@@ -137,6 +139,7 @@ class Shard:
         if released:
             self._memory.free(generation)
             self._store.let_go(generation, remove=True)
+            give_back_freed()
         return released
 
     def verify_late(self, generation: int) -> None:

@@ -30,8 +30,15 @@ EF_SEARCH_GRID = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 15
 EF_SEARCH_STEPS = 8
 """Into how many steps the stretch between too little and enough is cut then."""
 
-RESCORED_GRID = (12, 16, 20, 24, 28, 32, 40, 48, 64)
+RESCORED_GRID = (12, 16, 20, 24, 32, 48, 64)
 """How many candidates may be rescored; the last is used to find ef_search."""
+
+WIDER_GRID = (1.0, 1.04, 1.08, 1.15)
+"""How much wider a search may be that rescores fewer candidates, as shares of that ef_search."""
+
+RESCORED_COST = 1.0
+"""What a rescored candidate costs, in candidates of ef_search: a fourth where memory holds all
+vectors, several where it does not. Source: index_service/LOG.md, entry 28."""
 
 RECALL_SPARED = 0.0005
 """Recall that fewer rescored candidates may cost, above the required one."""
@@ -138,16 +145,38 @@ def choose(measure: Measure, required_recall: float, num_shards: int = 1) -> Gat
     if steps := _between(enough.effort.ef_search):
         fine = measure([Effort(ef_search, most) for ef_search in steps])
         enough = first_reaching([*fine, enough], required_recall)
-    # 3. How few candidates need be rescored there.
-    ef_search = enough.effort.ef_search
-    fewer = measure([Effort(ef_search, rescored) for rescored in RESCORED_GRID])
-    spared = max(required_recall, fewer[-1].ann_recall_at_10 - RECALL_SPARED)
-    enough = first_reaching(fewer, spared)
+    # 3. How few candidates need be rescored there, or a little wider.
+    if enough.ann_recall_at_10 >= required_recall:
+        enough = with_fewer_rescored(measure, enough, required_recall)
     # 4. Whether a cheaper search does for most queries. Of several shards one would nearly always
     # search again, and all wait for it. Source: index_service/LOG.md, entry 14.
     if num_shards == 1 and enough.ann_recall_at_10 >= required_recall:
         enough = with_first_try(measure, enough, required_recall)
     return gate_of(enough, required_recall)
+
+
+def with_fewer_rescored(
+    measure: Measure, enough: Measurement, required_recall: float
+) -> Measurement:
+    """Return the cheapest way that rescores fewer candidates and finds as much, or `enough`."""
+    ef_search = enough.effort.ef_search
+    efforts = {
+        Effort(round(wider * ef_search), rescored)
+        for wider, rescored in product(WIDER_GRID, RESCORED_GRID)
+    }
+    cheaper = [each for each in efforts if cost_of(each) < cost_of(enough.effort)]
+    cheaper.sort(key=lambda effort: (cost_of(effort), effort.ef_search))
+    needed = max(required_recall, enough.ann_recall_at_10 - RECALL_SPARED)
+    return first_reaching([*measure(cheaper), enough], needed)
+
+
+def cost_of(effort: Effort) -> float:
+    """Return what a search of ten hits costs, in candidates of ef_search.
+
+    >>> cost_of(Effort(ef_search=256, rescored=24))
+    280.0
+    """
+    return effort.ef_search + RESCORED_COST * effort.rescored
 
 
 def with_first_try(measure: Measure, enough: Measurement, required_recall: float) -> Measurement:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from index_service.build.gate import EF_SEARCH_GRID, RESCORED_GRID, choose
+from index_service.build.gate import EF_SEARCH_GRID, choose
 from index_service.recall import Measurement
 
 
@@ -12,10 +12,8 @@ class Oracle:
 
     def __init__(self, ef_search, rescored):
         self.enough = ef_search, rescored
-        self.measured = []
 
     def __call__(self, efforts):
-        self.measured += [(each.ef_search, each.rescored) for each in efforts]
         return [Measurement(self.recall(each), each, 100, 1.0) for each in efforts]
 
     def recall(self, effort):
@@ -31,11 +29,18 @@ def test_ef_search_is_found_between_the_places_of_the_grid(needed, chosen):
 
 
 def test_as_few_candidates_are_rescored_as_cost_no_recall():
-    oracle = Oracle(100, 20)
-    gate = choose(oracle, 0.99)
+    gate = choose(Oracle(100, 20), 0.99)
     assert (gate.ef_search, gate.rescored, gate.ann_recall_at_10) == (100, 20, 0.995)
-    rescored = [each for ef_search, each in oracle.measured if ef_search == 100]
-    assert rescored[-len(RESCORED_GRID) :] == list(RESCORED_GRID)
+
+
+def test_a_search_is_a_little_wider_where_that_spares_more_candidates_than_it_costs():
+    class Either(Oracle):
+        def recall(self, effort):
+            needed = {64: 224, 48: 228, 32: 229, 24: 230, 20: 230}.get(effort.rescored, 999)
+            return 0.995 if effort.ef_search >= needed else 0.9
+
+    gate = choose(Either(0, 0), 0.99)
+    assert (gate.ef_search, gate.rescored) == (round(1.04 * 224), 20)
 
 
 def test_fewer_are_not_rescored_where_that_costs_recall_above_the_required_one():
