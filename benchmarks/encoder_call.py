@@ -100,6 +100,7 @@ def bare_server(work: str, bundle: Path, layout: Layout) -> Iterator[str]:
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=serve, args=(work, bundle, layout, theirs))
     process.start()
+    theirs.close()
     try:
         yield ours.recv()
     finally:
