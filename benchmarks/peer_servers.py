@@ -139,6 +139,8 @@ class MilvusLite:
 
     def load(self, corpus: Corpus) -> None:
         """Insert all items, flush them to segments, index those."""
+        from pymilvus import MilvusException
+
         client = self._start()
         client.create_collection(_NAME, schema=self._schema(client))
         for batch, vectors in corpus.batches(1_000):
@@ -154,7 +156,13 @@ class MilvusLite:
         client = self._start()
         index = client.prepare_index_params()
         index.add_index("vector", index_type="HNSW", metric_type="IP", params=self._index)
-        client.create_index(_NAME, index)
+        try:
+            client.create_index(_NAME, index)
+        except MilvusException:
+            # While indexes are built the server breaks off a connection that is pinged too often;
+            # the client asks once more, and is told that they are there already.
+            if not client.list_indexes(_NAME):
+                raise
         client.load_collection(_NAME)
 
     def open(self) -> None:
