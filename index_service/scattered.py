@@ -1,11 +1,11 @@
 """Reading vectors here and there in a mapped file, where memory may be short."""
 
-import ctypes
 import mmap
 import resource
 
 import numpy as np
 
+from index_service.page_advice import will_need
 from index_service.scoring import Halves, Rows
 
 TURNS_AHEAD = 64
@@ -13,8 +13,6 @@ TURNS_AHEAD = 64
 
 # Where a thread's own reads are not counted, those of the process are.
 _WHOSE_READS = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
-_libc = ctypes.CDLL(None)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class ScatteredRows:
@@ -53,11 +51,7 @@ class ScatteredRows:
         row_bytes = self._halves.strides[0]
         first = self._halves.ctypes.data + np.sort(rows) * row_bytes
         starts = first // mmap.PAGESIZE * mmap.PAGESIZE
-        for start, length in zip(
-            starts.tolist(), (first + row_bytes - starts).tolist(), strict=True
-        ):
-            # An error is no matter: it is advice.
-            _libc.madvise(start, length, mmap.MADV_WILLNEED)
+        will_need(starts, first + row_bytes - starts)
 
 
 def _reads() -> int:
