@@ -281,7 +281,7 @@ async def running(tmp_path, items=None, num_shards=2, replicas=1, look=True, **s
         "catalog": "sqlite:////unused",
         "generations": str(tmp_path),
         "probe_timeout_s": 0.3,
-        "startup_grace_s": 0.01,
+        "startup_grace_s": 1e-9,
     } | settings
     configured = GatewaySettings(**options)
     cluster, catalog = Cluster(configured), FakeCatalog()
