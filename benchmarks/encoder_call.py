@@ -34,14 +34,14 @@ import numpy as np
 import uvloop
 from tokenizers import Tokenizer
 
-from benchmarks.encoder_load import running_process
+from benchmarks.encoder_load import query_request, running_process, time_us
 from benchmarks.encoder_texts import judged_collection, short_texts
 from benchmarks.in_process import pretty
 from benchmarks.report import machine, median, percentile, spread, write_result
 from encoder_service.bundle import MODEL_FILE, load_bundle
 from encoder_service.encoder import load_encoder
 from encoder_service.layout import Layout
-from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc, types_pb2
+from protos.vitrine.v1 import encoder_pb2, encoder_pb2_grpc
 from rpc.eager_accept import eager_server
 from rpc.standing_call import StandingCall
 from rpc.vectors import pack
@@ -133,10 +133,10 @@ async def measure(
     }
 
     async def own_call(text: str) -> None:
-        await encode(_request(text))
+        await encode(query_request(text))
 
     async def standing_call(text: str) -> None:
-        await standing.ask(_request(text).SerializeToString(), TIMEOUT_S, "benchmark")
+        await standing.ask(query_request(text).SerializeToString(), TIMEOUT_S, "benchmark")
 
     ways: dict[str, tuple[str, Callable[[str], Any]]] = {
         "ours": ("encode", own_call),
@@ -173,24 +173,14 @@ async def _round(
     """Return microseconds of each way, of the same work right before it, and of an empty RPC."""
     spent: dict[str, list[float]] = {"empty_rpc": []}
     for text in texts:
-        spent["empty_rpc"].append(await _time_us(empty(b"")))
+        spent["empty_rpc"].append(await time_us(empty(b"")))
         for way, (work, ask) in ways.items():
             started_s = time.perf_counter()
             local[work](text.encode())
             in_process_us = (time.perf_counter() - started_s) * 1e6
             spent.setdefault(f"{way}_in_process", []).append(in_process_us)
-            spent.setdefault(way, []).append(await _time_us(ask(text)))
+            spent.setdefault(way, []).append(await time_us(ask(text)))
     return spent
-
-
-async def _time_us(call: Any) -> float:
-    started_s = time.perf_counter()
-    await call
-    return (time.perf_counter() - started_s) * 1e6
-
-
-def _request(text: str) -> encoder_pb2.EncodeRequest:
-    return encoder_pb2.EncodeRequest(texts=[text], kind=types_pb2.TEXT_KIND_QUERY)
 
 
 def main() -> None:

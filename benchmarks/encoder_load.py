@@ -93,14 +93,14 @@ async def rate(address: str, texts: list[str], callers: int, seconds: float) -> 
     encoders = [encoder_pb2_grpc.EncoderServiceStub(channel).Encode for channel in channels]
     remaining, took_ms = iter(texts), list[float]()
     for encode in encoders:
-        await encode(_request(next(remaining)))
+        await encode(query_request(next(remaining)))
     started_s = time.perf_counter()
 
     async def call(number: int) -> None:
         while (sent_s := time.perf_counter()) < started_s + seconds:
             if (text := next(remaining, None)) is None:
                 return
-            await encoders[number % len(encoders)](_request(text))
+            await encoders[number % len(encoders)](query_request(text))
             took_ms.append((time.perf_counter() - sent_s) * 1e3)
 
     await asyncio.gather(*(call(number) for number in range(callers)))
@@ -140,13 +140,13 @@ async def overhead(address: str, bundle: str, texts: list[str], rounds: int) -> 
         for start in range(0, each * rounds, each):
             here: dict[str, list[float]] = {name: [] for name in spent}
             for text in texts[start : start + each]:
-                here["empty_rpc"].append(await _time_us(empty(b"")))
+                here["empty_rpc"].append(await time_us(empty(b"")))
                 here["in_process"].append(in_process_us(text))
-                here["encode"].append(await _time_us(encode(_request(text))))
+                here["encode"].append(await time_us(encode(query_request(text))))
                 here["in_process_again"].append(in_process_us(text))
-                message = _request(text).SerializeToString()
+                message = query_request(text).SerializeToString()
                 here["standing"].append(
-                    await _time_us(standing.ask(message, _ENCODE_TIMEOUT_S, "benchmark"))
+                    await time_us(standing.ask(message, _ENCODE_TIMEOUT_S, "benchmark"))
                 )
             p50 = {name: percentile(values, 0.5) for name, values in here.items()}
             for way, before in (("encode", "in_process"), ("standing", "in_process_again")):
@@ -163,13 +163,15 @@ async def overhead(address: str, bundle: str, texts: list[str], rounds: int) -> 
     }
 
 
-async def _time_us(call: Any) -> float:
+async def time_us(call: Any) -> float:
+    """Return the microseconds until a call is answered."""
     started_s = time.perf_counter()
     await call
     return (time.perf_counter() - started_s) * 1e6
 
 
-def _request(text: str) -> encoder_pb2.EncodeRequest:
+def query_request(text: str) -> encoder_pb2.EncodeRequest:
+    """Return a request for the embedding of one query."""
     return encoder_pb2.EncodeRequest(texts=[text], kind=types_pb2.TEXT_KIND_QUERY)
 
 
