@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,8 +42,7 @@ def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
     """Return the systems, none of them made or loaded yet."""
     graph = work / "fp32.onnx"
     if not graph.exists():
-        # A copy: quantization writes scratch files beside the graph that it reads.
-        shutil.copy(options.fp32_bundle / "model.onnx", graph)
+        encoder_peers.usual_graph(options.model, graph)
     tokenizer = options.fp32_bundle / "tokenizer.json"
     tokens = json.loads((options.fp32_bundle / "encoder.json").read_text())["max_tokens"]
     torch = {"model": find_model(options.model).location, "max_tokens": str(tokens)}

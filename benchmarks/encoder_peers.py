@@ -8,22 +8,29 @@ from benchmarks.encoder_systems import padded, padding_tokenizer
 NUM_CALIBRATION_TEXTS = 300
 
 
+def usual_graph(model: str, out: Path) -> None:
+    """Write a model's FP32 graph as exporters leave it, its attention step by step.
+
+    Both onnxruntime and OpenVINO start from such a graph, and have fusions of their own for it.
+    """
+    import onnx
+
+    from training import onnx_graph, torch_encoder
+    from training.model_source import find_model
+
+    graph = torch_encoder.trace(torch_encoder.load_model(find_model(model)), fused=False)
+    onnx_graph.tidy(graph, output_name="embedding")
+    onnx.save(graph, str(out))
+
+
 def naive_int8(graph: Path, out: Path, *, per_channel: bool) -> None:
     """Write the graph with dynamic INT8 as most tutorials do: signed weights, all 8 bits.
 
     Source: onnxruntime's documentation, "Quantize ONNX models", dynamic quantization.
     """
-    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        graph,
-        out,
-        per_channel=per_channel,
-        weight_type=QuantType.QInt8,
-        # Shapes cannot be inferred through a fused attention node; its output is float32 too.
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
+    quantize_dynamic(graph, out, per_channel=per_channel, weight_type=QuantType.QInt8)
 
 
 def openvino_fp32(graph: Path, out: Path) -> None:

@@ -18,6 +18,9 @@ Values = NDArray[np.float32]
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _SPIN_US = 50
+# A LayerNormalization fused with the sum before it takes four times as long as the two apart
+# (training/LOG.md, "Whose nodes take the time?").
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
 _INT64 = "tensor(int64)"
 
 
@@ -111,7 +114,10 @@ def _any_text(length: int) -> Tokens:
 def _open(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(
-            str(path), _options(threads), providers=["CPUExecutionProvider"]
+            str(path),
+            _options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOW_FUSIONS,
         )
     except Exception as exc:  # onnxruntime's errors share no base of their own
         raise DataLoss(str(path), f"cannot be loaded: {str(exc).splitlines()[0]}") from exc

@@ -16,6 +16,8 @@ Text = str | tuple[str, str]
 Feed = Mapping[str, NDArray[np.int64]]
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+# As in encoder_service.session, so that what is measured is what is served.
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
 
 
 def open_session(model: bytes | str) -> Any:
@@ -28,7 +30,9 @@ def open_session(model: bytes | str) -> Any:
     options.enable_cpu_mem_arena = False
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+    )
 
 
 def feeds_of(tokenizer: Tokenizer, texts: Sequence[Text], *, types: bool = False) -> list[Feed]:

@@ -40,7 +40,7 @@ Progress = Callable[[int], None]
 
 SENSITIVITY_TEXTS_MAX = 8
 SENSITIVITY_TOKENS_MAX = 48
-SPLIT_COST_MIN = 1e-5
+SPLIT_COST_MIN = 1e-4
 SPLIT_CHANNELS_MAX = 12
 # A channel is split off when it reaches this many times what 99 of 100 channels stay below.
 SPLIT_RATIO = 1.5

@@ -107,9 +107,9 @@ def reference_vectors(
     return np.stack(rows).astype(np.float32)
 
 
-def trace(model: SentenceTransformer) -> Any:
+def trace(model: SentenceTransformer, *, fused: bool = True) -> Any:
     """Return the ONNX ModelProto of the whole path from token ids to a unit vector."""
-    return torch_graph.trace(_WholePath(model), model[0].model, [IDS, MASK])
+    return torch_graph.trace(_WholePath(model), model[0].model, [IDS, MASK], fused=fused)
 
 
 class _WholePath(torch.nn.Module):

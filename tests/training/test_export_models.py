@@ -20,7 +20,7 @@ from tests.training.small_models import (
     make_model,
     vectors_of,
 )
-from training import torch_encoder, torch_graph
+from training import fused_attention, torch_encoder
 from training.export import export
 from training.export_options import ExportOptions
 
@@ -42,7 +42,7 @@ def attention_of(bundle):
     [
         pytest.param(BERT, "cls", FUSED, id="bert-cls"),
         pytest.param(BERT, "max", FUSED, id="bert-max"),
-        pytest.param(MPNET, "mean", PLAIN, id="mpnet-mean"),
+        pytest.param(MPNET, "mean", FUSED, id="mpnet-mean"),
         pytest.param(DISTILBERT, "lasttoken", FUSED, id="distilbert-lasttoken"),
         # Its second layer sees near tokens alone, which the fused node does not know.
         pytest.param(MODERNBERT, "weightedmean", PLAIN, id="modernbert-weightedmean"),
@@ -121,7 +121,7 @@ def test_a_causal_model_whose_attention_lost_its_mask_is_refused(
 ):
     kind = (*QWEN3[:2], QWEN3[2] | {"num_key_value_heads": 4})
     folder = make_model(tmp_path / "model", minilm_model, kind, "lasttoken")
-    monkeypatch.setattr(torch_graph, "_can_fuse", lambda _: True)
+    monkeypatch.setattr(fused_attention, "can_fuse", lambda _: True)
     with pytest.raises(CommandError, match="differs from the model by"):
         export(ExportOptions(str(folder), tmp_path / "bundle", quantization="none"))
     assert not (tmp_path / "bundle").exists()
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence(
     tmp_path, monkeypatch, minilm_model
 ):
     folder = make_model(tmp_path / "model", minilm_model, QWEN3, "lasttoken")
-    monkeypatch.setattr(torch_graph, "_can_fuse", lambda _: True)  # two heads share their keys
+    monkeypatch.setattr(fused_attention, "can_fuse", lambda _: True)  # two heads share their keys
     with pytest.raises(CommandError, match=r"^Qwen3Model cannot be exported: .*; give a model"):
         export(ExportOptions(str(folder), tmp_path / "bundle", quantization="none"))
     assert not (tmp_path / "bundle").exists()
