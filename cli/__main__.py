@@ -379,13 +379,18 @@ def eval_(
             help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
         ),
     ] = False,
-    dev_queries: Annotated[
-        int, typer.Option(min=0, help="Tune on so many queries of dev, drawn at random; 0: all.")
+    reranked_dev_queries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Tune fusions with a reranking on so many queries of dev; 0: on all."
+        ),
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Compare systems on a judged data set: recall, MRR, nDCG, and how sure the differences are."""
-    options = EvalOptions(data, system, out, split, baseline, masked, cache, record, dev_queries)
+    options = EvalOptions(
+        data, system, out, split, baseline, masked, cache, record, reranked_dev_queries
+    )
     found = evaluate(options)
     show(found, as_json=as_json)
 

@@ -19,7 +19,7 @@ class EvalOptions:
     masked: bool
     cache: Path
     record: bool = False
-    dev_queries: int = 0
+    reranked_dev_queries: int = 0
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
@@ -34,5 +34,5 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     arguments += [part for system in options.systems for part in ("--system", system)]
     arguments += ["--masked"] if options.masked else []
     arguments += ["--record"] if options.record else []
-    arguments += ["--dev-queries", f"{options.dev_queries}"]
+    arguments += ["--reranked-dev-queries", f"{options.reranked_dev_queries}"]
     return run_stage("training.evaluate", arguments).values

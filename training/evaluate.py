@@ -49,10 +49,8 @@ class EvaluateOptions:
     baseline: str = ""
     masked: bool = False
     record: bool = False
-    dev_queries: int = 0
-    """Weights are tuned on so many queries of dev; 0 for all of them."""
     reranked_dev_queries: int = 0
-    """And those of fusions with a reranking on so many of these; 0 for all of them."""
+    """Fusions with a reranking are tuned on so many queries of dev; 0: on all of them."""
     tune: bool = True
     """False: nothing is tuned, even where there is a dev split."""
 
@@ -164,8 +162,6 @@ def lay_ground(options: EvaluateOptions, topics: Mapping[str, Topic]) -> Ground:
     collection = load_collection(options.data, options.split)
     has_dev = (options.data / "qrels" / "dev.tsv").is_file() and options.split != "dev"
     dev = load_collection(options.data, "dev") if has_dev and options.tune else None
-    if dev:
-        dev = _fewer_queries(dev, options.dev_queries)
     if options.masked:
         collection = with_masked_queries(collection, topics)
         dev = with_masked_queries(dev, topics) if dev else None
@@ -254,14 +250,19 @@ def main(
             help="Write into the bundles: fusion weights tuned on dev, query encoders that do.",
         ),
     ] = False,
-    dev_queries: Annotated[
-        int, typer.Option(min=0, help="Tune on so many queries of dev, drawn at random; 0: all.")
+    reranked_dev_queries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Tune fusions with a reranking on so many queries of dev; 0: on all."
+        ),
     ] = 0,
 ) -> None:
     """Compare systems on a data set."""
     with errors_as_sentences():
         results = compare(
-            EvaluateOptions(data, system, out, cache, split, baseline, masked, record, dev_queries)
+            EvaluateOptions(
+                data, system, out, cache, split, baseline, masked, record, reranked_dev_queries
+            )
         )
         print_result(
             {

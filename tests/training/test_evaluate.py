@@ -114,15 +114,6 @@ def test_a_torn_description_of_a_data_set_is_named(data, tmp_path, written, said
         compared(data, tmp_path / "out", "bm25")
 
 
-@pytest.mark.parametrize(("asked", "tuned_on"), [(0, 3), (2, 2), (9, 3)])
-def test_weights_may_be_tuned_on_some_of_devs_queries_over_all_items(
-    data, tmp_path, asked, tuned_on
-):
-    results = compared(data, tmp_path / "out", "bm25", dev_queries=asked)
-    assert (results["dev"]["queries"], results["dev"]["items"]) == (tuned_on, len(ITEMS))
-    assert results["queries"] == 3
-
-
 def test_a_collection_that_is_left_alone_tunes_nothing(data, tmp_path):
     results = compared(data, tmp_path / "out", "bm25", tune=False)
     assert results["systems"]["bm25"]["note"] == "k1 1.2, b 0.75, as given"
