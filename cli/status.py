@@ -22,7 +22,11 @@ from rpc.active import read_active
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """How one process is. The generation is None where it holds none, or does not answer."""
+    """How one process is.
+
+    The generation is None where it holds none, or does not answer; `blocked_on` is what keeps a
+    gateway from serving, or from following the pointer.
+    """
 
     name: str
     role: str
@@ -35,6 +39,7 @@ class ProcessStatus:
     generation: int | None
     generations: tuple[int, ...]
     encoder_id: str
+    blocked_on: str
     resident_bytes: int
     log: str
 
@@ -60,6 +65,7 @@ class _Answer:
     generation: int | None = None
     generations: tuple[int, ...] = ()
     encoder_id: str = ""
+    blocked_on: str = ""
 
 
 def describe(home: Home) -> HomeStatus:
@@ -97,6 +103,7 @@ def _describe(process: Process, promoted: int) -> ProcessStatus:
         generation=promoted if promoted in answer.generations else answer.generation,
         generations=answer.generations,
         encoder_id=answer.encoder_id,
+        blocked_on=answer.blocked_on,
         resident_bytes=process.resident_bytes(),
         log=process.log,
     )
@@ -132,11 +139,10 @@ def _ask_shard(channel: grpc.Channel) -> _Answer:
 def _ask_gateway(channel: grpc.Channel) -> _Answer:
     stub = admin_pb2_grpc.AdminServiceStub(channel)
     answer = stub.DescribeCluster(admin_pb2.DescribeClusterRequest(), timeout=HEALTH_TIMEOUT_S)
-    if not answer.generation:
-        return _Answer()
     held = (answer.generation, answer.previous_generation)
     return _Answer(
-        answer.generation,
+        answer.generation or None,
         tuple(sorted(number for number in held if number)),
         answer.encoder.encoder_id,
+        answer.blocked_on,
     )

@@ -93,7 +93,10 @@ def status_table(status: HomeStatus) -> Table:
     """Return every process, one a row."""
     promoted = f"generation {status.generation}" if status.generation else "none"
     table = Table(
-        title=escape(f"{status.home} (promoted: {promoted})"), title_justify="left", pad_edge=False
+        title=escape(f"{status.home} (promoted: {promoted})"),
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
     )
     for column in ("process", "pid", "address", "http", "state", "generation", "memory"):
         right = column in ("pid", "generation", "memory")
@@ -108,6 +111,8 @@ def status_table(status: HomeStatus) -> Table:
             str(process.generation or ""),
             size(process.resident_bytes) if process.alive else "",
         )
+    blocked = [f"{each.name}: {each.blocked_on}" for each in status.processes if each.blocked_on]
+    table.caption = escape("\n".join(blocked)) or None
     return table
 
 
