@@ -17,6 +17,7 @@ JUDGEMENTS ?=
 ITEM_FIELDS ?=
 REPRODUCE_OUT ?= .vitrine/reproduce
 SMOKE_OUT ?= .vitrine/train-smoke
+SMOKE_ITEMS ?= 600
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -36,7 +37,7 @@ demo: $(DEMO_STAMP) ## Install, build a sample catalogue, start everything, sear
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/vitrine demo --home $(DEMO_HOME) --port $(PORT)
 
 train-smoke: $(DEMO_STAMP) ## Data set, training, bundle and report of the sample catalogue, in minutes
-	$(BIN)/python -m training.sample_catalog --items 600 --out $(SMOKE_OUT)/catalog
+	$(BIN)/python -m training.sample_catalog --items $(SMOKE_ITEMS) --out $(SMOKE_OUT)/catalog
 	$(BIN)/python -m training.reproduce --reviews $(SMOKE_OUT)/catalog/reviews.jsonl.gz \
 		--items $(SMOKE_OUT)/catalog/items.jsonl.gz --recipe training/recipes/smoke.toml \
 		--quantize none --out $(SMOKE_OUT)
