@@ -13,7 +13,7 @@ and medians of rounds are compared. Phases keep what they found in --work, so ea
 
     pip install 'vitrine[encoder,train,bench]'
     python -m benchmarks.encoder --quick                       # two minutes, generated judgements
-    python -m benchmarks.encoder --name minilm --bundle INT8_BUNDLE --fp32-bundle FP32_BUNDLE
+    python -m benchmarks.encoder --name minilm --bundle INT8_BUNDLE
     python -m benchmarks.encoder --name mpnet --model MODEL --bundle ... --phase quality
 """
 
@@ -106,7 +106,7 @@ def measure_grid(
     options: argparse.Namespace, entries: list[Entry], _: Collection
 ) -> dict[str, Any]:
     """Return latency and rate by length and batch, systems in turn in each round."""
-    tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(options.bundle / "tokenizer.json"))
     cells: list[dict[str, Any]] = []
     with running_service(options.bundle) as address:
         served = [
@@ -171,11 +171,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _export(model: str, out: Path, quantization: str) -> Path:
-    """Export a bundle with the project's own command, unless it is there."""
+def _export(model: str, out: Path) -> Path:
+    """Export an INT8 bundle with the project's own command, unless it is there."""
     if not out.exists():
         command = [sys.executable, "-m", "training.export", "--model", model, "--out", str(out)]
-        command += ["--quantize", quantization]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
 
@@ -191,9 +190,7 @@ def _parsed() -> argparse.Namespace:
     work = options.work / options.name
     work.mkdir(parents=True, exist_ok=True)
     if options.bundle is None:
-        options.bundle = _export(options.model, work / "bundle-int8", "int8")
-    if options.fp32_bundle is None:
-        options.fp32_bundle = _export(options.model, work / "bundle-fp32", "none")
+        options.bundle = _export(options.model, work / "bundle-int8")
     return options
 
 
@@ -205,7 +202,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="minilm", help="results go to encoder-NAME.json")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", help="folder or hub id")
     parser.add_argument("--bundle", type=Path, help="the bundle served; exported when left out")
-    parser.add_argument("--fp32-bundle", type=Path, help="of the same model; likewise")
     parser.add_argument("--judgements", type=Path, help="a BEIR folder")
     parser.add_argument(
         "--own-items",

@@ -43,8 +43,8 @@ def entries_of(options: argparse.Namespace, work: Path) -> list[Entry]:
     graph = work / "fp32.onnx"
     if not graph.exists():
         encoder_peers.usual_graph(options.model, graph)
-    tokenizer = options.fp32_bundle / "tokenizer.json"
-    tokens = json.loads((options.fp32_bundle / "encoder.json").read_text())["max_tokens"]
+    tokenizer = options.bundle / "tokenizer.json"
+    tokens = json.loads((options.bundle / "encoder.json").read_text())["max_tokens"]
     torch = {"model": find_model(options.model).location, "max_tokens": str(tokens)}
     texts = calibration_texts(encoder_peers.NUM_CALIBRATION_TEXTS)
 

@@ -25,7 +25,7 @@ def measure_targets(
     options: argparse.Namespace, entries: list[Entry], collection: Collection
 ) -> dict[str, Any]:
     """Return every figure on short queries that has a target."""
-    tokenizer = Tokenizer.from_file(str(options.fp32_bundle / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(options.bundle / "tokenizer.json"))
     load = int(options.rounds * options.load_seconds * LOAD_TEXTS_A_SECOND_MAX)
     count = LONE_TEXTS + options.overhead_texts + load
     texts = short_texts(tokenizer, collection, count, seed=31)

@@ -203,13 +203,13 @@ def test_the_quick_run_measures_what_is_there_and_names_what_is_not(
 ):
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     arguments = f"--quick --name tiny --systems own openvino_fp32 --work {tmp_path}"
-    arguments += f" --bundle {minilm_bundle} --fp32-bundle {minilm_bundle}"
+    arguments += f" --bundle {minilm_bundle}"
     arguments += f" --results {tmp_path} --images {tmp_path}"
     monkeypatch.setattr(sys, "argv", ["encoder", *arguments.split()])
     encoder.main()
     figures = json.loads((tmp_path / "encoder-tiny-quick.json").read_text())
     assert "pip install 'vitrine[bench]'" in figures["systems"]["openvino_fp32"]["absent"]
-    assert figures["systems"]["own"]["cosine_mean"] == pytest.approx(1, abs=1e-3)
+    assert 0.99 < figures["systems"]["own"]["cosine_mean"] < 1
     assert figures["systems"]["own"]["queries"] == 30
     measured = {(cell["system"], cell["tokens"], cell["batch"]) for cell in figures["grid"]}
     systems = ("onnx_fp32_1", "onnx_fp32", "own_1", "own", "own_grpc")
