@@ -15,7 +15,7 @@ def test_reviews_become_a_bundle_and_a_report(tmp_path):
     settings = [f"VENV={sys.prefix}", f"SMOKE_OUT={tmp_path}", "SMOKE_ITEMS=150"]
     # Everything is installed already: no stamp to wait for.
     made = subprocess.run(
-        ["make", "train-smoke", *settings, "DEMO_STAMP="],
+        ["make", "--no-print-directory", "train-smoke", *settings, "DEMO_STAMP="],
         cwd=ROOT,
         capture_output=True,
         text=True,
