@@ -18,8 +18,8 @@ Values = NDArray[np.float32]
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _SPIN_US = 50
-# A LayerNormalization fused with the sum before it takes four times as long as the two apart
-# (training/LOG.md, "Whose nodes take the time?").
+# A LayerNormalization fused with the sum before it takes almost three times as long as the two
+# apart (training/LOG.md, "MPNet's attention in one node").
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 _INT64 = "tensor(int64)"
 
